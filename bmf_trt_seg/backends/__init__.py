@@ -1,0 +1,153 @@
+"""What runs networks: one file a library, imported only when it is chosen.
+
+A backend is opened, infers batches, is closed. It knows tensors; it knows nothing of frames or overlays.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, ModelError
+from bmf_trt_seg.spec import ModelSpec
+
+__all__ = ["BACKENDS", "Backend", "BackendEntry", "select_backend"]
+
+
+class Backend(abc.ABC):
+    """A network, ready to run.
+
+    Subclasses fill in `_open`, `_run` and `_close`. Batches of any size may be given; a network of fixed batch size
+    gets them in parts of that size, the last one padded.
+    """
+
+    def __init__(self, model: Path, spec: ModelSpec, *, device: str = "auto", threads: int = 1) -> None:
+        """threads: CPU threads; 0 for one a core. device: 'auto', 'cpu', 'cuda' or 'cuda:N'."""
+        self.model = model
+        self.spec = spec
+        self.device = device
+        self.threads = threads
+        self.fixed_batch: int | None = None
+        self._is_open = False
+
+    def open(self) -> Self:
+        """Load the network; ModelError if it is not what the spec says, BackendUnavailable if it cannot run here."""
+        if not self._is_open:
+            self._open()
+            self._is_open = True
+        return self
+
+    def infer(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Run the network on a batch as the spec's input describes it, N pictures.
+
+        Returns the spec's output tensor, N first; the caller owns it. Raises EngineError if the run fails.
+        """
+        if not self._is_open:
+            raise EngineError(f"network '{self.model.name}' is not open: call open() before infer()")
+        size = self.fixed_batch
+        if size is None or len(batch) == size:
+            return self._run(batch)
+        parts = []
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            count = len(part)
+            if count < size:
+                padding = np.zeros((size - count, *batch.shape[1:]), batch.dtype)
+                part = np.concatenate([part, padding])
+            parts.append(self._run(part)[:count])
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Free what the network holds; harmless if it is closed already."""
+        if self._is_open:
+            self._is_open = False
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Where the open network runs, in a few words: 'onnxruntime on the CPU, 1 thread'."""
+
+    @abc.abstractmethod
+    def _open(self) -> None: ...
+
+    @abc.abstractmethod
+    def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]: ...
+
+    @abc.abstractmethod
+    def _close(self) -> None: ...
+
+    def _missing_tensor(self, kind: str, name: str, existing: list[str]) -> ModelError:
+        return ModelError(
+            f"model '{self.model.name}' has no {kind} '{name}', which its description names; it has: "
+            + ", ".join(f"'{other}'" for other in existing)
+        )
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """A backend before anything is imported: its module and class, the files it runs, and how to install it."""
+
+    module: str
+    class_name: str
+    requires: str
+    suffixes: tuple[str, ...]
+    install: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether its library can be found (without importing it)."""
+        return importlib.util.find_spec(self.requires) is not None
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "onnxruntime": BackendEntry(
+        "bmf_trt_seg.backends.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", (".onnx",), "pip install onnxruntime"
+    ),
+    "pytorch": BackendEntry(
+        "bmf_trt_seg.backends.pytorch", "PyTorchBackend", "torch", (".pt", ".pth", ".ts", ".pt2"), "pip install torch"
+    ),
+    "tensorrt": BackendEntry(
+        "bmf_trt_seg.backends.tensorrt",
+        "TensorRTBackend",
+        "tensorrt",
+        (".engine", ".plan", ".trt"),
+        "pip install tensorrt",
+    ),
+}
+
+
+def select_backend(name: str, model: Path) -> type[Backend]:
+    """The class of the backend `name`, or with 'auto' of the one that runs this kind of file.
+
+    Raises ConfigError if no backend, or not this one, runs such a file; BackendUnavailable if its library is missing.
+    """
+    suffix = model.suffix.lower()
+    if name == "auto":
+        name = next((known for known, entry in BACKENDS.items() if suffix in entry.suffixes), "")
+        if not name:
+            known = ", ".join(ending for entry in BACKENDS.values() for ending in entry.suffixes)
+            raise ConfigError(f"model '{model.name}': no backend runs files ending in '{suffix}'; known are {known}")
+    entry = BACKENDS[name]
+    if suffix not in entry.suffixes:
+        endings = ", ".join(entry.suffixes)
+        raise ConfigError(f"model '{model.name}': backend '{name}' runs files ending in {endings}")
+    if not entry.installed:
+        raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
+    backend: type[Backend] = getattr(importlib.import_module(entry.module), entry.class_name)
+    return backend

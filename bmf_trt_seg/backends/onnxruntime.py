@@ -1,0 +1,118 @@
+"""ONNX files through ONNX Runtime, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.errors import BackendUnavailable, EngineError, ModelError
+
+__all__ = ["OnnxRuntimeBackend", "tensors_of"]
+
+_ELEMENT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+_FATAL = 4  # ONNX Runtime's own log level: what matters is raised as well
+
+
+def tensors_of(model: Path) -> list[tuple[str, str, str, list[Any]]]:
+    """Kind ('input' or 'output'), name, element type and shape of every tensor an ONNX file takes and gives.
+
+    A dimension that is not fixed is its name, or None. Raises ModelError if the file cannot be loaded.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    session = _session(model, options, ["CPUExecutionProvider"])
+    return [
+        (kind, tensor.name, tensor.type, tensor.shape)
+        for kind, tensors in (("input", session.get_inputs()), ("output", session.get_outputs()))
+        for tensor in tensors
+    ]
+
+
+def _session(model: Path, options: Any, providers: list[Any]) -> Any:
+    try:
+        return ort.InferenceSession(str(model), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        reason = str(error).splitlines()[0].removeprefix("[ONNXRuntimeError] : ")
+        raise ModelError(f"model '{model}' cannot be loaded by ONNX Runtime: {reason}") from error
+
+
+class OnnxRuntimeBackend(Backend):
+    """An ONNX Runtime session."""
+
+    _session: Any = None
+
+    def _open(self) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = self.threads or os.cpu_count() or 1
+        options.inter_op_num_threads = 1
+        # A thread that spins while it waits for work takes a core from the decoder and the encoder
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = _session(self.model, options, self._providers())
+        self._check_tensors()
+
+    def describe(self) -> str:
+        provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
+        threads = self.threads or os.cpu_count() or 1
+        where = f"the CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "CPU" else provider
+        return f"onnxruntime on {where}"
+
+    def _providers(self) -> list[Any]:
+        if not self.device.startswith("cuda"):
+            return ["CPUExecutionProvider"]
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise BackendUnavailable(
+                f"device '{self.device}': this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or device 'cpu'"
+            )
+        number = int(self.device.partition(":")[2] or 0)
+        return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
+
+    def _check_tensors(self) -> None:
+        wanted, inputs = self.spec.input, {tensor.name: tensor for tensor in self._session.get_inputs()}
+        outputs = [tensor.name for tensor in self._session.get_outputs()]
+        if wanted.name not in inputs:
+            raise self._missing_tensor("input", wanted.name, list(inputs))
+        if self.spec.output.name not in outputs:
+            raise self._missing_tensor("output", self.spec.output.name, outputs)
+        tensor = inputs[wanted.name]
+        size = (wanted.height, wanted.width)
+        expected = [None, 3, *size] if wanted.layout == "nchw" else [None, *size, 3]
+        fits = len(tensor.shape) == 4 and all(
+            want is None or not isinstance(have, int) or want == have
+            for want, have in zip(expected, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(
+                f"input '{tensor.name}' of model '{self.model.name}' has the shape {tensor.shape}, its description "
+                f"says {['N', *expected[1:]]} ({wanted.layout})"
+            )
+        if tensor.type != _ELEMENT_TYPES[wanted.dtype]:
+            raise ModelError(
+                f"input '{tensor.name}' of model '{self.model.name}' takes {tensor.type}, its description says "
+                f"{wanted.dtype}"
+            )
+        others = [name for name in inputs if name != wanted.name]
+        if others:
+            raise ModelError(f"model '{self.model.name}' wants more inputs than a picture: {', '.join(others)}")
+        self.fixed_batch = tensor.shape[0] if isinstance(tensor.shape[0], int) else None
+
+    def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        try:
+            scores: npt.NDArray[np.generic] = self._session.run([self.spec.output.name], {self.spec.input.name: batch})[
+                0
+            ]
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise EngineError(
+                f"ONNX Runtime failed on '{self.model.name}' with a batch of {len(batch)}: {reason}"
+            ) from error
+        return scores
+
+    def _close(self) -> None:
+        self._session = None

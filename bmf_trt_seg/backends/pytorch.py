@@ -1,0 +1,77 @@
+"""TorchScript files and exported programs (torch.export) through PyTorch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.errors import BackendUnavailable, EngineError, ModelError
+
+__all__ = ["PyTorchBackend"]
+
+
+class PyTorchBackend(Backend):
+    """A PyTorch module. Its output is a tensor, or a mapping with the spec's output name as a key."""
+
+    _module: Any = None
+    _device = torch.device("cpu")
+
+    def _open(self) -> None:
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise BackendUnavailable(f"device '{self.device}': PyTorch finds no CUDA device here; use device 'cpu'")
+        wants_cuda = self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
+        self._device = torch.device(("cuda" if self.device == "auto" else self.device) if wants_cuda else "cpu")
+        torch.set_num_threads(self.threads or os.cpu_count() or 1)
+        try:
+            self._module = self._loaded()
+        except Exception as error:  # what PyTorch raises here goes from RuntimeError to zipfile's own
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(
+                f"model '{self.model}' cannot be loaded by PyTorch (TorchScript or torch.export): {reason}"
+            ) from error
+
+    def describe(self) -> str:
+        return f"pytorch on {'the CPU' if self._device.type == 'cpu' else self._device}"
+
+    def _loaded(self) -> Any:
+        if self.model.suffix.lower() == ".pt2":
+            module = torch.export.load(str(self.model)).module()
+            return module.to(self._device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old, and what people have
+            module = torch.jit.load(str(self.model), map_location=self._device)
+        return module.eval()
+
+    def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        try:
+            with torch.inference_mode():
+                output = self._module(torch.from_numpy(batch).to(self._device))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise EngineError(
+                f"PyTorch failed on '{self.model.name}' with a batch of {len(batch)}: {reason}"
+            ) from error
+        if not isinstance(output, torch.Tensor):
+            output = self._named(output)
+        scores: npt.NDArray[np.generic] = output.cpu().numpy()
+        return scores
+
+    def _named(self, output: Any) -> torch.Tensor:
+        name = self.spec.output.name
+        if isinstance(output, dict) and isinstance(output.get(name), torch.Tensor):
+            tensor: torch.Tensor = output[name]
+            return tensor
+        if isinstance(output, dict):
+            raise self._missing_tensor("output", name, [str(key) for key in output])
+        raise ModelError(
+            f"model '{self.model.name}' returns a {type(output).__name__}; expected a tensor or a dict of them"
+        )
+
+    def _close(self) -> None:
+        self._module = None

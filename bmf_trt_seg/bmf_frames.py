@@ -1,0 +1,108 @@
+"""BMF's VideoFrame and our FramePlanes: views of one as the other, conversion, allocation, properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import bmf.hmp as hmp
+import numpy as np
+import numpy.typing as npt
+from bmf import VideoFrame
+from bmf.lib._bmf.sdk import ffmpeg
+
+from bmf_trt_seg.colors import Matrix, Range
+from bmf_trt_seg.errors import FrameError
+from bmf_trt_seg.frames import FramePlanes, PixelFormat, plane_shapes
+
+__all__ = ["Picture", "new_picture", "picture_of"]
+
+_NATIVE: dict[int, PixelFormat] = {int(hmp.kPF_YUV420P): "yuv420p", int(hmp.kPF_NV12): "nv12"}
+# FFmpeg's old formats that say "full range" themselves; BMF hands their numbers through without a name
+_YUVJ420P = 12
+_FULL_RANGE_FORMATS = {_YUVJ420P, 13, 14, 32}
+_MATRICES: dict[Any, Matrix] = {
+    hmp.kCS_BT709: "bt709",
+    hmp.kCS_SMPTE240M: "bt709",
+    hmp.kCS_BT470BG: "bt601",
+    hmp.kCS_SMPTE170M: "bt601",
+    hmp.kCS_FCC: "bt601",
+    hmp.kCS_BT2020_NCL: "bt2020",
+    hmp.kCS_BT2020_CL: "bt2020",
+}
+_HD_HEIGHT = 720  # an untagged stream of this height or more is BT.709, as players have it
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A BMF frame in host memory with its planes, which are views and live as long as the frame."""
+
+    frame: VideoFrame
+    planes: FramePlanes
+    info: Any  # hmp.PixelInfo for frames that are drawn from this one
+
+
+def picture_of(frame: VideoFrame) -> Picture:
+    """The planes of a decoded frame; without a copy if it is YUV420P, YUVJ420P or NV12.
+
+    Any other format is converted to YUV420P of 8 bits by swscale: 4:2:2 and 4:4:4 lose chroma samples, 10 bits are
+    rounded to 8, RGB becomes limited range. The matrix stays; the range too, but for YUVJ422P and YUVJ444P, which
+    become limited. Raises FrameError for a format that cannot be converted.
+    """
+    picture = frame.frame()
+    source, number = picture.pix_info(), int(picture.format())
+    is_full = source.range == hmp.kCR_JPEG
+    if number in _NATIVE or number == _YUVJ420P:
+        pixel_format = _NATIVE.get(number, "yuv420p")
+        is_full = is_full or number == _YUVJ420P
+        info = source if number in _NATIVE else hmp.PixelInfo(hmp.kPF_YUV420P, source.space, hmp.kCR_JPEG)
+        return Picture(frame, _planes(frame, pixel_format, source.space, is_full), info)
+
+    try:
+        converted = ffmpeg.reformat(frame, "yuv420p")
+    except RuntimeError as error:
+        raise FrameError(
+            f"pictures of pixel format {picture.format()} cannot be converted to yuv420p: {error}"
+        ) from error
+    converted.copy_props(frame)
+    space = converted.frame().pix_info().space
+    if space == hmp.kCS_RGB:  # the tag survives the conversion, the RGB does not
+        space = hmp.kCS_SMPTE170M
+    # swscale makes limited range of the formats above and of RGB; of others it keeps the range and loses the tag
+    is_full = is_full and number not in _FULL_RANGE_FORMATS and source.space != hmp.kCS_RGB and not _is_rgb(picture)
+    info = hmp.PixelInfo(hmp.kPF_YUV420P, space, hmp.kCR_JPEG if is_full else hmp.kCR_MPEG)
+    return Picture(converted, _planes(converted, "yuv420p", space, is_full), info)
+
+
+def new_picture(like: Picture, width: int, height: int) -> Picture:
+    """A frame in host memory of the format, colour space, pts and time base of `like`; its pixels undefined."""
+    frame = VideoFrame(hmp.Frame(width, height, like.info))
+    frame.copy_props(like.frame)
+    planes = _planes(frame, like.planes.pixel_format, like.info.space, like.planes.value_range == "full")
+    return Picture(frame, planes, like.info)
+
+
+def _planes(frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: bool) -> FramePlanes:
+    matrix = _MATRICES.get(space, "bt709" if frame.height >= _HD_HEIGHT else "bt601")
+    value_range: Range = "full" if is_full else "limited"
+    shapes = plane_shapes(pixel_format, frame.width, frame.height)
+    planes = tuple(_plane(frame.frame().plane(index), shape) for index, shape in enumerate(shapes))
+    return FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range)
+
+
+def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    view: npt.NDArray[np.uint8] = tensor.numpy()
+    if view.shape[:2] != shape[:2]:
+        # BMF rounds the size of chroma planes down; FFmpeg, whose buffer a decoded frame is, rounds it up
+        if view.strides[0] < shape[1] * view.shape[2]:
+            raise FrameError(
+                f"a frame of odd size that did not come from a decoder has chroma of {view.shape[:2]} only"
+            )
+        view = np.lib.stride_tricks.as_strided(view, (*shape[:2], view.shape[2]), view.strides)
+    return view if len(shape) == 3 else view[..., 0]
+
+
+def _is_rgb(picture: Any) -> bool:
+    return int(picture.format()) in {
+        int(member) for member in (hmp.kPF_RGB24, hmp.kPF_BGR24, hmp.kPF_RGBA32, hmp.kPF_BGRA32, hmp.kPF_RGB48)
+    }

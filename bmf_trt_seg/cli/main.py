@@ -1,0 +1,94 @@
+"""`bmf-trt-seg`: the verbs, and how they end. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+import click
+
+from bmf_trt_seg import __version__
+from bmf_trt_seg.errors import ConfigError, SegError
+
+__all__ = ["main"]
+
+_VERBS = {
+    "segment": "bmf_trt_seg.cli.segment",
+    "render": "bmf_trt_seg.cli.render",
+    "run": "bmf_trt_seg.cli.run",
+    "graph": "bmf_trt_seg.cli.graph",
+    "models": "bmf_trt_seg.cli.models",
+    "doctor": "bmf_trt_seg.cli.doctor",
+}
+
+
+class _Verbs(click.Group):
+    """Verbs that are imported when they are used: `--help` should not wait for BMF."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = __import__(_VERBS[cmd_name], fromlist=["command"])
+        command: click.Command = module.command
+        return command
+
+
+class _Messages(logging.Handler):
+    """Log lines on the standard error stream of the moment: a captured run replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bmf-trt-seg")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.pass_context
+def _cli(context: click.Context, debug: bool) -> None:
+    """Segmentation on video, as a node of a BMF graph."""
+    context.obj = {"debug": debug}
+    logger = logging.getLogger("bmf_trt_seg")
+    logger.handlers, logger.propagate = [_Messages()], False
+    logger.setLevel(logging.WARNING)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    # OpenMP and OpenCV threads only disturb the decoder, the network and the encoder, which have their own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    code = _run(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name == "graph" for thread in threading.enumerate()):
+        os._exit(code)  # a graph that would not end: its C++ threads would keep the interpreter from exiting
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result: Any = _cli.main(arguments, prog_name="bmf-trt-seg", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("bmf-trt-seg: stopped", file=sys.stderr)
+        return 1
+    except SegError as error:
+        if "--debug" in (arguments if arguments is not None else sys.argv[1:]):
+            raise
+        print(f"bmf-trt-seg: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output has left; nobody to tell
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

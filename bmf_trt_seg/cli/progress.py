@@ -1,0 +1,67 @@
+"""Progress of a job: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+from typing_extensions import Self
+
+__all__ = ["Progress"]
+
+_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Shows frames done, frames a second and the time left on standard error."""
+
+    def __init__(self, name: str, quiet: bool) -> None:
+        self._name = name
+        self._quiet = quiet
+        self._bar: tqdm[None] | None = None
+        self._started = self._spoken = time.monotonic()
+        self._frames = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self, frames: int, expected: int | None) -> None:
+        """frames: done so far; expected: in all, if that is known."""
+        self._frames = frames
+        if self._quiet or not frames:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(desc=self._name, total=expected, unit=" frames", file=sys.stderr, dynamic_ncols=True)
+            self._bar.total = expected if expected is None or expected >= frames else frames
+            self._bar.update(frames - self._bar.n)
+        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
+            self._spoken = time.monotonic()
+            rate = frames / (self._spoken - self._started)
+            of, left = "", ""
+            if expected:
+                of, left = f" of {expected}", f", {max(0, expected - frames) / rate:.0f} s left"
+            print(f"{self._name}: {frames}{of} frames, {rate:.1f} a second{left}", file=sys.stderr)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+    def say(self, text: str) -> None:
+        """A line for the user, unless quiet."""
+        self._close_bar()
+        if not self._quiet:
+            print(text, file=sys.stderr)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,42 @@
+"""`bmf-trt-seg run`: a graph file, checked and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bmf_trt_seg import metrics
+from bmf_trt_seg.cli.graph import checked_graph, variables_flag
+from bmf_trt_seg.cli.options import set_messages
+from bmf_trt_seg.cli.progress import Progress
+
+__all__ = ["command"]
+
+
+@click.command(name="run")
+@click.argument("graph", type=click.Path(path_type=Path), metavar="GRAPH.json")
+@variables_flag
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what BMF and FFmpeg print, too.")
+def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool) -> int:
+    """Run a BMF graph. It is checked first; a node that fails ends the run with exit code 1."""
+    from bmf_trt_seg.graph import run_graph
+
+    set_messages(quiet, verbose)
+    content = checked_graph(graph, variables)
+    names = [
+        node.get("option", {}).get("name", "segment")
+        for node in content["nodes"]
+        if str(node["module_info"].get("entry", "")).endswith(".SegmentModule")
+    ]
+
+    def frames() -> int:
+        counts = [metrics.stream(name) for name in names]
+        return sum(count.frames_out for count in counts if count is not None)
+
+    with Progress(graph.name, quiet) as progress:
+        run_graph(content, verbose=verbose, watch=lambda: progress.update(frames(), None))
+        done = f"{frames()} frames in {progress.seconds:.1f} s" if names else f"{progress.seconds:.1f} s"
+        progress.say(f"{graph.name}: done, {done}")
+    return 0

@@ -1,0 +1,102 @@
+"""FramePlanes: one picture as plane arrays, without a copy.
+
+It knows pixel formats, sizes and colour spaces; it does not know where the picture came from or what is done with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bmf_trt_seg.colors import Matrix, Range, rgb_to_ycbcr
+from bmf_trt_seg.errors import FrameError
+
+__all__ = ["FramePlanes", "PixelFormat", "allocate_planes", "chroma_size", "plane_shapes"]
+
+PixelFormat = Literal["yuv420p", "nv12", "rgb24"]
+
+
+def chroma_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of a 4:2:0 chroma plane: half, rounded up."""
+    return (width + 1) // 2, (height + 1) // 2
+
+
+def plane_shapes(pixel_format: PixelFormat, width: int, height: int) -> list[tuple[int, ...]]:
+    """The shape of every plane's array: (H, W) for one component, (H, W, C) for interleaved ones."""
+    chroma_width, chroma_height = chroma_size(width, height)
+    if pixel_format == "yuv420p":
+        return [(height, width), (chroma_height, chroma_width), (chroma_height, chroma_width)]
+    if pixel_format == "nv12":
+        return [(height, width), (chroma_height, chroma_width, 2)]
+    return [(height, width, 3)]
+
+
+@dataclass(frozen=True)
+class FramePlanes:
+    """One picture.
+
+    planes: arrays uint8 of the shapes `plane_shapes` gives, rows possibly padded, components contiguous within a row.
+    They are views: whoever made the frame owns the memory, and must outlive it.
+    """
+
+    pixel_format: PixelFormat
+    width: int
+    height: int
+    planes: tuple[npt.NDArray[np.uint8], ...]
+    matrix: Matrix = "bt709"
+    value_range: Range = "limited"
+
+    def __post_init__(self) -> None:
+        expected = plane_shapes(self.pixel_format, self.width, self.height)
+        found = [plane.shape for plane in self.planes]
+        if found != expected:
+            raise FrameError(
+                f"a {self.pixel_format} picture of {self.width}x{self.height} has planes {expected}, got {found}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.pixel_format} {self.width}x{self.height} {self.matrix} {self.value_range}"
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether planes after the first hold one sample for 2x2 pixels."""
+        return self.pixel_format != "rgb24"
+
+    def plane_colors(self, rgb: tuple[int, int, int]) -> list[tuple[int, ...]]:
+        """An R'G'B' colour as code values of each plane's components."""
+        if self.pixel_format == "rgb24":
+            return [rgb]
+        y, cb, cr = rgb_to_ycbcr(rgb, self.matrix, self.value_range)
+        return [(y,), (cb, cr)] if self.pixel_format == "nv12" else [(y,), (cb,), (cr,)]
+
+    def resized(self, width: int, height: int) -> FramePlanes:
+        """A copy of another size (bilinear)."""
+        shapes = plane_shapes(self.pixel_format, width, height)
+        planes = tuple(cv2.resize(plane, shape[1::-1]) for plane, shape in zip(self.planes, shapes, strict=True))
+        return replace(self, width=width, height=height, planes=planes)
+
+    def copy_from(self, source: FramePlanes, left: int = 0) -> None:
+        """Copy a picture of the same format into this one, `left` (even) columns from its left border.
+
+        Where this picture has one more row or column than the source, the source's last is repeated: 4:2:0 video
+        wants even sizes.
+        """
+        for index, (target, plane) in enumerate(zip(self.planes, source.planes, strict=True)):
+            offset = left // 2 if index and self.is_subsampled else left
+            height, width = plane.shape[:2]
+            target[:height, offset : offset + width] = plane
+            if index == 0 and source.width % 2 and target.shape[1] > offset + width:
+                target[:height, offset + width] = plane[:, -1]
+            if index == 0 and source.height % 2 and target.shape[0] > height:
+                target[height, :] = target[height - 1, :]
+
+
+def allocate_planes(like: FramePlanes, width: int, height: int) -> FramePlanes:
+    """A new picture of the format and colour space of `like`, its pixels undefined."""
+    shapes = plane_shapes(like.pixel_format, width, height)
+    planes = tuple(np.empty(shape, np.uint8) for shape in shapes)
+    return replace(like, width=width, height=height, planes=planes)

@@ -1,0 +1,122 @@
+"""What is in a media file, before it is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from bmf_trt_seg.errors import StreamError
+
+__all__ = ["VideoInfo", "check_readable", "probe_video"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The first video stream of a file, as its container tells."""
+
+    path: Path
+    width: int
+    height: int
+    pixel_format: str
+    time_base: Fraction
+    rate: Fraction | None
+    """Frames a second on average; None if the container does not tell."""
+    frames: int | None
+    """Number of frames; None if the container does not tell."""
+    duration_seconds: float | None
+    audio_streams: int
+    sample_aspect: Fraction | None
+    """Width to height of a pixel as the decoder gives it, upright; None if square or unknown."""
+    color_tags: dict[str, str]
+    """FFmpeg's encoder options that tag a stream with the same colours."""
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Number of frames, estimated from the duration if need be."""
+        if self.frames:
+            return self.frames
+        if self.duration_seconds and self.rate:
+            return max(1, round(self.duration_seconds * self.rate))
+        return None
+
+
+def check_readable(path: Path) -> None:
+    """Raise StreamError unless `path` is a file with something in it that may be read."""
+    if path.is_dir():
+        raise StreamError(f"'{path}' is a folder; give a video, pictures or a folder of pictures")
+    if not path.exists():
+        raise StreamError(f"'{path}' does not exist")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise StreamError(f"'{path}' cannot be read: {error.strerror}") from error
+    if empty:
+        raise StreamError(f"'{path}' is empty (0 bytes)")
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Look into a video file; StreamError says why it is none."""
+    check_readable(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                others = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams)
+                raise StreamError(f"'{path}' has no video stream; it has {others or 'nothing'}")
+            stream = container.streams.video[0]
+            codec = stream.codec_context
+            if codec is None or not codec.width:
+                raise StreamError(f"'{path}': its video stream has no pictures in it, or of an unknown codec")
+            duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+            if duration is None and container.duration:
+                duration = Fraction(container.duration, av.time_base)
+            return VideoInfo(
+                path=path,
+                width=codec.width,
+                height=codec.height,
+                pixel_format=codec.pix_fmt or "",
+                time_base=stream.time_base or Fraction(1, 90000),
+                rate=stream.average_rate or stream.guessed_rate,
+                frames=stream.frames or None,
+                duration_seconds=float(duration) if duration else None,
+                audio_streams=len(container.streams.audio),
+                sample_aspect=_sample_aspect(stream),
+                color_tags=_color_tags(codec),
+            )
+    except av.error.FFmpegError as error:
+        raise StreamError(f"'{path}' is no video that FFmpeg can read: {error.strerror or error}") from error
+
+
+# Names of FFmpeg 4's encoder options by the code points of ITU-T H.273, which FFmpeg's own numbers are
+_PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020"}
+_TRANSFERS = {
+    1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 11: "iec61966-2-4",
+    13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 18: "arib-std-b67",
+}  # fmt: skip
+
+
+def _color_tags(codec: Any) -> dict[str, str]:
+    """Primaries and transfer; matrix and range go from frame to frame, since a conversion may change them."""
+    tags = {
+        "color_primaries": _PRIMARIES.get(int(codec.color_primaries)),
+        "color_trc": _TRANSFERS.get(int(codec.color_trc)),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _sample_aspect(stream: Any) -> Fraction | None:
+    aspect = stream.sample_aspect_ratio
+    if not aspect or aspect == 1:
+        return None
+    return Fraction(1) / aspect if _is_on_its_side(stream) else Fraction(aspect)
+
+
+def _is_on_its_side(stream: Any) -> bool:
+    """Whether the display matrix turns pictures by 90 or 270 degrees, as the decoder node will do."""
+    frame = next(stream.container.decode(stream), None)
+    return frame is not None and frame.rotation % 180 != 0

@@ -1,0 +1,114 @@
+"""The options of our modules: types, defaults, limits, and the sentences about them.
+
+The JSON of a graph, the flags of the command line and the documentation all come from this one schema.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from bmf_trt_seg.spec import Color
+from bmf_trt_seg.validation import Strict, allowed_values, validated
+
+__all__ = ["RecordSinkOptions", "SegmentOptions", "Style", "option_table", "read_options"]
+
+Style = Literal["blend", "blur", "contour", "cutout", "sidebyside"]
+
+
+def _split_commas(value: Any) -> Any:
+    """A list may be written 'a,b': a variable of a graph is always a string."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _palette_from_text(value: Any) -> Any:
+    """A palette may be written 'person=#00ff00,dog=#ff0000', for the same reason."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {label.strip(): color.strip() for label, _, color in pairs}
+
+
+class SegmentOptions(Strict):
+    """Options of `bmf_trt_seg.module.SegmentModule`; see the fields."""
+
+    model: str = pydantic.Field("", description="Model file (.onnx, .pt, .pt2), or a name that 'models list' shows.")
+    replay: str = pydantic.Field(
+        "", description="Records written by --json: their masks are drawn again, and no network is run."
+    )
+    backend: Literal["auto", "onnxruntime", "pytorch", "tensorrt"] = pydantic.Field(
+        "auto", description="What runs the network; auto goes by the model file and by what is installed."
+    )
+    device: Annotated[
+        str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu' or 'cuda:N'"])
+    ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.")
+    batch_size: int = pydantic.Field(1, ge=1, le=256, description="Frames in one inference.")
+    threads: int = pydantic.Field(1, ge=0, le=256, description="CPU threads of the network; 0 takes a thread a core.")
+    classes: Annotated[list[str | int] | None, pydantic.BeforeValidator(_split_commas)] = pydantic.Field(
+        None, description="Classes to show, by name or index; the others count as background. Default: all but it."
+    )
+    style: Style = pydantic.Field(
+        "blend",
+        description="blend: class colours over the picture; blur: all but the classes blurred; contour: class "
+        "borders; cutout: one colour behind the classes; sidebyside: input and blend.",
+    )
+    alpha: float = pydantic.Field(0.5, ge=0.0, le=1.0, description="Opacity of the class colours.")
+    palette: Annotated[list[Color] | dict[str, Color] | None, pydantic.BeforeValidator(_palette_from_text)] = (
+        pydantic.Field(
+            None, description="Colours '#rrggbb' in the place of the model's: one a class, or by class name."
+        )
+    )
+    background_color: Color = pydantic.Field("#00b140", description="Colour behind the classes (cutout).")
+    legend: bool = pydantic.Field(False, description="Names and colours of the classes seen so far, burnt in.")
+    threshold: float | None = pydantic.Field(
+        None, ge=0.0, le=1.0, description="Least probability a class needs, in the place of the model's."
+    )
+    interval: int = pydantic.Field(1, ge=1, le=10000, description="Infer every Nth frame; hold the mask between.")
+    smoothing: float = pydantic.Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Weight of the past in the scores, 0 for none: exponential smoothing over inferences.",
+    )
+    output: Literal["overlay", "mask"] = pydantic.Field(
+        "overlay",
+        description="overlay: the picture, drawn on; mask: class colours on black, white if one class is shown.",
+    )
+    name: str = pydantic.Field("segment", description="Name of the stream in logs and metrics.")
+
+    @pydantic.model_validator(mode="after")
+    def _one_source_of_masks(self) -> SegmentOptions:
+        if bool(self.model) == bool(self.replay):
+            raise ValueError("option 'model' is missing" if not self.model else "give 'model' or 'replay', not both")
+        return self
+
+
+class RecordSinkOptions(Strict):
+    """Options of `bmf_trt_seg.sinks.RecordSink`."""
+
+    json_lines: str = pydantic.Field("", alias="json", description="File for the records, a JSON object a line.")
+    masks: str = pydantic.Field("", description="Folder for the class maps, an 8-bit PNG a frame.")
+
+
+def read_options(values: Any, subject: str = "options of SegmentModule") -> SegmentOptions:
+    """Check a module's options; ConfigError names the option, what was given and what is allowed.
+
+    Numbers and lists may be strings ("0.5", "person,dog"), because variables of a graph are.
+    """
+    return validated(SegmentOptions, values, subject)
+
+
+def option_table() -> list[tuple[str, str, str, str]]:
+    """Name, default, allowed values and meaning of every option, in order."""
+    schema = SegmentOptions.model_json_schema()
+    return [
+        (
+            name,
+            json.dumps(prop.get("default")),
+            allowed_values(prop, schema.get("$defs")),
+            str(prop.get("description", "")),
+        )
+        for name, prop in schema["properties"].items()
+    ]

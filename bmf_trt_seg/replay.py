@@ -1,0 +1,102 @@
+"""Masks that were recorded before, in the place of a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from bmf_trt_seg.errors import ConfigError, StreamError
+from bmf_trt_seg.frames import FramePlanes
+from bmf_trt_seg.postprocess import chosen_classes
+from bmf_trt_seg.records import class_map
+from bmf_trt_seg.segmentation import Segmentation, Timestamp
+from bmf_trt_seg.spec import NO_CLASS
+
+__all__ = ["RecordedMasks"]
+
+_KEYS = {"pts", "time_base", "inferred", "size", "background", "classes"}
+
+
+class RecordedMasks:
+    """Class maps out of a file of records, a JSON object a line, as `records.frame_record` makes them."""
+
+    batch_size = 1
+
+    def __init__(self, path: Path, classes: Sequence[str | int] | None) -> None:
+        """Reads the whole file once, so that a broken one is found before the first picture.
+
+        classes: which of the recorded ones to show; default all. Raises StreamError or ConfigError.
+        """
+        self._path = path
+        labels, colors, self.background = self._recorded_classes()
+        if not labels:
+            classes = None  # nothing was ever seen, so nothing can be chosen
+        names = [labels.get(index, f"class {index}") for index in range(max(labels, default=-1) + 1)]
+        chosen = [index for index in chosen_classes(names, None, classes) if index in labels]
+        self.labels = {index: labels[index] for index in chosen}
+        self.colors = {index: colors[index] for index in chosen}
+        self._records = self._read()
+
+    def is_due(self, number: int) -> bool:
+        return True
+
+    def segment(
+        self, frames: Sequence[FramePlanes], numbers: Sequence[int], timestamps: Sequence[Timestamp]
+    ) -> list[Segmentation]:
+        """The recorded class maps of the next pictures; ConfigError if the records are of another video."""
+        return [
+            self._next(frame, number, timestamp)
+            for frame, number, timestamp in zip(frames, numbers, timestamps, strict=True)
+        ]
+
+    def describe(self) -> str:
+        return f"masks from '{self._path}'"
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _next(self, frame: FramePlanes, number: int, timestamp: Timestamp) -> Segmentation:
+        record = next(self._records, None)
+        if record is None:
+            raise ConfigError(f"records '{self._path}' end after {number} frames, but the video goes on")
+        pts, time_base = timestamp
+        recorded_seconds = record["pts"] * Fraction(*record["time_base"])
+        if recorded_seconds != pts * time_base or record["size"] != [frame.width, frame.height]:
+            raise ConfigError(
+                f"records '{self._path}' are of another video: frame {number} is {frame.width}x{frame.height} at "
+                f"{float(pts * time_base):.6f} s, the record says {record['size'][0]}x{record['size'][1]} at "
+                f"{float(recorded_seconds):.6f} s"
+            )
+        return Segmentation(class_map(record), bool(record["inferred"]))
+
+    def _recorded_classes(self) -> tuple[dict[int, str], dict[int, str], int]:
+        """Names and colours of all classes in the file, and its value for no class."""
+        labels: dict[int, str] = {}
+        colors: dict[int, str] = {}
+        background = NO_CLASS
+        for record in self._read():
+            background = record["background"]
+            for entry in record["classes"]:
+                labels[entry["index"]] = entry["label"]
+                colors[entry["index"]] = entry["color"]
+        return dict(sorted(labels.items())), dict(sorted(colors.items())), background
+
+    def _read(self) -> Generator[dict[str, Any], None, None]:
+        reading = 1
+        try:
+            with self._path.open(encoding="utf-8") as lines:
+                for reading, line in enumerate(lines, 1):  # noqa: B007 (for the message below)
+                    record = json.loads(line)
+                    missing = _KEYS - set(record)
+                    if missing:
+                        raise ValueError(f"{sorted(missing)[0]!r} is missing")
+                    yield record
+        except OSError as error:
+            raise StreamError(f"records '{self._path}' cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"records '{self._path}', line {reading}: no record of a frame ({error}); expected what --json writes"
+            ) from error

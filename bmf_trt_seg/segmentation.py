@@ -1,0 +1,53 @@
+"""What a source of masks gives, whether a network makes them or a file holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bmf_trt_seg.frames import FramePlanes
+
+__all__ = ["MaskSource", "Segmentation", "Timestamp"]
+
+Timestamp = tuple[int, Fraction]
+"""A pts, and how many seconds one unit of it lasts."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The class map of one picture, (H, W) uint8, and whether a network saw this very picture."""
+
+    map_hw: npt.NDArray[np.uint8]
+    inferred: bool
+
+
+class MaskSource(Protocol):
+    """Gives a class map for every picture of a stream."""
+
+    labels: dict[int, str]
+    """Names of the classes that are shown, by index."""
+    colors: dict[int, str]
+    """Their colours '#rrggbb', by index."""
+    background: int
+    """What a class map holds where no shown class is."""
+    batch_size: int
+    """How many pictures that are due it takes at once."""
+
+    def is_due(self, number: int) -> bool:
+        """Whether the picture of this number, from 0, costs an inference."""
+
+    def segment(
+        self, frames: Sequence[FramePlanes], numbers: Sequence[int], timestamps: Sequence[Timestamp]
+    ) -> list[Segmentation]:
+        """A class map for each of consecutive pictures, all of one size."""
+
+    def describe(self) -> str:
+        """Where masks come from, in a few words."""
+
+    def close(self) -> None:
+        """Free what it holds."""

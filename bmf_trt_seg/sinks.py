@@ -1,0 +1,59 @@
+"""RecordSink: the BMF module that writes the records of SegmentModule's second output stream to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+from bmf import Module, ProcessResult, Task, Timestamp
+
+from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.options import RecordSinkOptions
+from bmf_trt_seg.records import class_map
+from bmf_trt_seg.validation import validated
+
+__all__ = ["RecordSink"]
+
+
+class RecordSink(Module):  # type: ignore[misc]
+    """Writes records as JSON lines, and their class maps as PNG files `00000000.png` numbered by frame.
+
+    A pixel of a PNG is the index of its class, or the record's `background` (see `bmf_trt_seg.records`).
+    """
+
+    def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
+        super().__init__(node, option)
+        options = validated(RecordSinkOptions, option or {}, "options of RecordSink")
+        self._lines: TextIO | None = None
+        self._masks = Path(options.masks) if options.masks else None
+        try:
+            if options.json_lines:
+                self._lines = Path(options.json_lines).open("w", encoding="utf-8")  # noqa: SIM115 (closed at the end)
+            if self._masks is not None:
+                self._masks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StreamError(f"'{error.filename}' cannot be written: {error.strerror}") from error
+
+    def process(self, task: Task) -> ProcessResult:
+        stream = task.get_inputs()[0]
+        while not stream.empty():
+            packet = stream.get()
+            if packet.timestamp == Timestamp.EOF:
+                if self._lines is not None:
+                    self._lines.close()
+                task.timestamp = Timestamp.DONE
+            elif packet.is_(dict):
+                self._write(packet.get(dict))
+        return ProcessResult.OK
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            if self._lines is not None:
+                self._lines.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+            if self._masks is not None:
+                picture = cv2.imencode(".png", class_map(record))[1]
+                (self._masks / f"{record['frame']:08d}.png").write_bytes(picture.tobytes())
+        except OSError as error:
+            raise StreamError(f"records cannot be written: {error.strerror}: '{error.filename}'") from error

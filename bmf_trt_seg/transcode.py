@@ -1,0 +1,197 @@
+"""A video file in, the same video with its classes drawn on it out: probe, graph, run, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from bmf_trt_seg import metrics
+from bmf_trt_seg.errors import ConfigError, GraphError, StreamError
+from bmf_trt_seg.finish import Finished, finish_video, temporary_path
+from bmf_trt_seg.graph import GraphStopped, check_graph, run_graph
+from bmf_trt_seg.media import VideoInfo, probe_video
+from bmf_trt_seg.options import SegmentOptions
+
+__all__ = ["Encoding", "VideoJob", "segment_video", "video_graph"]
+
+_RATE_PARAMETERS = {
+    "libx264": ("x264-params", "fps={rate}:force-cfr=1"),
+    "libx265": ("x265-params", "fps={rate}:log-level=none"),
+}
+_FINEST_CLOCK = 1_001_000  # the highest rate that FFmpeg's encoders are given; finer time bases are mended afterwards
+_CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".ts"}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are encoded: an FFmpeg encoder's name, its preset and its constant rate factor."""
+
+    codec: str = "libx264"
+    preset: str = "veryfast"
+    crf: int = 23
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """One video to segment. records and masks are where the records go, as JSON lines and as PNG files, if anywhere."""
+
+    source: Path
+    target: Path
+    options: SegmentOptions
+    encoding: Encoding = Encoding()
+    records: Path | None = None
+    masks: Path | None = None
+
+
+def segment_video(
+    job: VideoJob, *, verbose: bool = False, watch: Callable[[metrics.StreamMetrics, VideoInfo], None] | None = None
+) -> Finished:
+    """Run one job. `watch` is called now and then with the counts so far.
+
+    Everything is written under temporary names and renamed at the end: a run that fails leaves nothing. Raises what a
+    node raised; StreamError for what cannot be read or written; graph.GraphStopped after Ctrl-C.
+    """
+    info = probe_video(job.source)
+    _check_target(job)
+    encoded = temporary_path(job.target, "pictures").with_suffix(".mp4")
+    records = temporary_path(job.records) if job.records else None
+    graph = video_graph(job, info, encoded, records)
+    problems = check_graph(graph)
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+    def report() -> None:
+        counts = metrics.stream(job.options.name)
+        if watch is not None and counts is not None:
+            watch(counts, info)
+
+    try:
+        try:
+            run_graph(graph, verbose=verbose, watch=report)
+        except GraphStopped:
+            raise
+        except GraphError as error:
+            _check_any_frame(job)  # the decoder has worse words for it
+            raise error
+        _check_any_frame(job)
+        report()
+        finished = finish_video(encoded, job.source, job.target)
+        if finished.frames != _frames_drawn(job):
+            job.target.unlink()
+            raise StreamError(
+                f"'{job.target}' had {finished.frames} frames of the {_frames_drawn(job)} that were drawn"
+            )
+        if records is not None and job.records is not None:
+            records.replace(job.records)
+    finally:
+        for leftover in (encoded, records):
+            if leftover is not None:
+                leftover.unlink(missing_ok=True)
+    return finished
+
+
+def _frames_drawn(job: VideoJob) -> int:
+    counts = metrics.stream(job.options.name)
+    return counts.frames_out if counts is not None else 0
+
+
+def _check_any_frame(job: VideoJob) -> None:
+    if not _frames_drawn(job):
+        raise StreamError(f"'{job.source}': not one frame could be decoded")
+
+
+def video_graph(job: VideoJob, info: VideoInfo, encoded: Path, records: Path | None) -> dict[str, Any]:
+    """The BMF graph of a job: decoder, SegmentModule, encoder, and RecordSink if records are wanted."""
+    rate = (info.rate or Fraction(25)).limit_denominator(1001)
+    clock = min(1 / info.time_base, Fraction(_FINEST_CLOCK))
+    key, value = _RATE_PARAMETERS[job.encoding.codec]
+    encoder = {
+        "output_path": str(encoded),
+        "format": "mp4",
+        "loglevel": "error",
+        # the encoder counts in the source's own units of time, and is told the frame rate for its rate control
+        "video_params": {
+            "codec": job.encoding.codec,
+            "preset": job.encoding.preset,
+            "crf": job.encoding.crf,
+            "vsync": "passthrough",
+            "r": f"{clock.numerator}/{clock.denominator}",
+            key: value.format(rate=f"{rate.numerator}/{rate.denominator}"),
+            **(
+                {"aspect": f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}"}
+                if info.sample_aspect
+                else {}
+            ),
+            **info.color_tags,
+        },
+        # fragments, because a plain MP4 file ends with a frame of no duration, which players skip
+        "mux_params": {
+            "video_track_timescale": str(clock.numerator),
+            "movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov",
+        },
+    }
+    options = job.options.model_dump(mode="json", exclude_defaults=True)
+    wants_records = bool(records or job.masks)
+    nodes = [
+        _node(
+            0,
+            "c_ffmpeg_decoder",
+            {"input_path": str(job.source), "copyts": 1, "loglevel": "error"},
+            [],
+            ["video:decoded"],
+        ),
+        _node(
+            1,
+            "SegmentModule",
+            options,
+            ["video:decoded"],
+            ["drawn", "records"][: 1 + wants_records],
+            "module.SegmentModule",
+        ),
+        _node(2, "c_ffmpeg_encoder", encoder, ["drawn"], []),
+    ]
+    if wants_records:
+        sink = {"json": str(records or ""), "masks": str(job.masks or "")}
+        nodes.append(_node(3, "RecordSink", sink, ["records"], [], "sinks.RecordSink"))
+    return {
+        "mode": "Normal",
+        "input_streams": [],
+        "output_streams": [],
+        "option": {"scheduler_count": len(nodes)},
+        "nodes": nodes,
+    }
+
+
+def _node(
+    number: int, name: str, option: dict[str, Any], inputs: list[str], outputs: list[str], entry: str = ""
+) -> dict[str, Any]:
+    module = {"name": name, "type": "python", "entry": f"bmf_trt_seg.{entry}"} if entry else {"name": name}
+    return {
+        "id": number,
+        "scheduler": number,  # a thread of its own
+        "module_info": module,
+        "input_manager": "immediate",
+        "input_streams": [{"identifier": stream} for stream in inputs],
+        "output_streams": [{"identifier": stream} for stream in outputs],
+        "option": option,
+    }
+
+
+def _check_target(job: VideoJob) -> None:
+    target = job.target
+    if target.suffix.lower() not in _CONTAINERS:
+        raise ConfigError(f"'{target}': a video is written to {', '.join(sorted(_CONTAINERS))}, not '{target.suffix}'")
+    if target.exists() and target.samefile(job.source):
+        raise ConfigError(f"'{target}' is the input; choose another name for the output")
+    folder = target.parent
+    if not folder.is_dir():
+        raise StreamError(f"'{target}' cannot be written: the folder '{folder}' does not exist")
+    try:
+        probe = temporary_path(target)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StreamError(f"'{target}' cannot be written: {error.strerror}") from error

@@ -1,0 +1,43 @@
+"""Packaging of bmf_trt_seg; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = next(
+    line.split('"')[1]
+    for line in Path(__file__).with_name("bmf_trt_seg").joinpath("__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="bmf-trt-seg",
+    version=version,
+    description="Segmentation on video, as a node of a BMF graph",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["bmf_trt_seg", "bmf_trt_seg.*"]),
+    package_data={"bmf_trt_seg": ["py.typed"]},
+    python_requires=">=3.10,<3.13",  # BMF's wheels end at 3.12
+    install_requires=[
+        "BabitMF==0.2.0",
+        "av>=13",
+        "click>=8.1",
+        "numpy>=1.26",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "opencv-python-headless>=4.9",
+        "pillow>=10.1",
+        "pycocotools>=2.0.8",
+        "pydantic>=2.7",
+        "tflite>=2.10",
+        "tqdm>=4.66",
+        "typing-extensions>=4.10",
+    ],
+    extras_require={
+        "pytorch": ["torch>=2.4"],
+        "test": ["ai-edge-litert>=1.2", "mypy>=1.10", "psutil>=5.9", "pytest>=8.2", "pytest-timeout>=2.3", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["bmf-trt-seg = bmf_trt_seg.cli.main:main"]},
+)
