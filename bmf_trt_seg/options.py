@@ -19,8 +19,10 @@ Style = Literal["blend", "blur", "contour", "cutout", "sidebyside"]
 
 
 def _split_commas(value: Any) -> Any:
-    """A list may be written 'a,b': a variable of a graph is always a string."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """A list may be written 'a,b', and 'no list' as '': a variable of a graph is always a string."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()] or None
 
 
 def _palette_from_text(value: Any) -> Any:
