@@ -66,8 +66,8 @@ def picture_of(frame: VideoFrame) -> Picture:
         ) from error
     converted.copy_props(frame)
     space = converted.frame().pix_info().space
-    if space == hmp.kCS_RGB:  # the tag survives the conversion, the RGB does not
-        space = hmp.kCS_SMPTE170M
+    if space == hmp.kCS_RGB or (space == hmp.kCS_UNSPECIFIED and _is_rgb(picture)):
+        space = hmp.kCS_SMPTE170M  # the tag survives the conversion, the RGB does not; this is what swscale made of it
     # swscale makes limited range of the formats above and of RGB; of others it keeps the range and loses the tag
     is_full = is_full and number not in _FULL_RANGE_FORMATS and source.space != hmp.kCS_RGB and not _is_rgb(picture)
     info = hmp.PixelInfo(hmp.kPF_YUV420P, space, hmp.kCR_JPEG if is_full else hmp.kCR_MPEG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from typing import Literal
 
 import numpy as np
@@ -23,10 +24,9 @@ _LUMA_WEIGHTS: dict[Matrix, tuple[float, float]] = {
 
 def parse_hex(text: str) -> tuple[int, int, int]:
     """'#rrggbb' as (red, green, blue), 0 to 255 each; ValueError for anything else."""
-    digits = text.removeprefix("#")
-    if len(digits) != 6 or not text.startswith("#"):
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
         raise ValueError(f"a colour is written #rrggbb, not {text!r}")
-    value = int(digits, 16)
+    value = int(text[1:], 16)
     return value >> 16, value >> 8 & 255, value & 255
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,8 +21,9 @@ import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.media import missing_matroska_bytes
 
-__all__ = ["Finished", "finish_video", "temporary_path"]
+__all__ = ["Finished", "check_writable", "finish_video", "temporary_path", "with_final_names"]
 
 _SAME_INSTANT = Fraction(3, 2_000_000)  # BMF's encoder rounds time bases finer than a microsecond to one
 _NOTHING_BYTES = 7  # a packet this small holds no picture: AVI files mark skipped frames with them
@@ -53,6 +54,27 @@ class _SourceScan:
 def temporary_path(target: Path, mark: str = "part") -> Path:
     """A name in the folder of `target` for what is not complete yet; its ending still tells the container."""
     return target.with_name(f".{target.stem}.{os.getpid()}.{mark}{target.suffix}")
+
+
+def with_final_names(text: str, names: Iterable[tuple[Path | None, Path | None]]) -> str:
+    """A message about temporary files as one about the files that the user asked for."""
+    for temporary, final in names:
+        text = text.replace(f"'{temporary}'", f"'{final}'")
+    return text
+
+
+def check_writable(path: Path) -> None:
+    """Raise StreamError unless a file of this name can be made: now, and not after an hour of encoding."""
+    folder = path.parent
+    if not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "does not exist"
+        raise StreamError(f"'{path}' cannot be written: the folder '{folder}' {problem}")
+    probe = temporary_path(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StreamError(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 def finish_video(encoded: Path, source: Path, target: Path) -> Finished:
@@ -114,6 +136,9 @@ def _scan(original: Any) -> _SourceScan:
     begin = Fraction(original.start_time or 0, av.time_base)
     if not scan.damage and "matroska" in original.format.name and promised - (end_seconds - begin) > 1:
         scan.damage = f"it ends at {float(end_seconds):.1f} s of {float(promised + begin):.1f} s"
+    missing = missing_matroska_bytes(Path(original.name))
+    if not scan.damage and missing:
+        scan.damage = f"its last {missing} bytes are missing"
     return scan
 
 
@@ -139,6 +164,10 @@ def _copy(scan: _SourceScan, original: Any, pictures: Any, partial: Path) -> tup
 _KEPT_METADATA = {"title", "artist", "album", "comment", "copyright", "date", "description", "creation_time", "genre"}
 
 
+# FFmpeg tells of this container's defaults only, AAC not being one of them
+_HELD_BY_TS = {"aac", "ac3", "dts", "dvb_subtitle", "dvb_teletext", "eac3", "mp2", "mp3", "opus", "truehd"}
+
+
 def _understood(path: Path, options: dict[str, str]) -> dict[str, str]:
     """The options that the container of this ending has."""
     return options if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
@@ -152,14 +181,14 @@ def _other_streams(original: Any, video: Any, out: Any) -> tuple[dict[int, Any],
     """Streams of the target for those of the source, by the source's index, and what it cannot hold."""
     copies: dict[int, Any] = {}
     left_out = []
+    held = set(out.supported_codecs) | (_HELD_BY_TS if out.format.name == "mpegts" else set())
     for stream in original.streams:
         if stream.index == video.index:
             continue
         copy = None
         if stream.type in ("audio", "subtitle") and stream.codec_context is not None:
             with suppress(av.error.FFmpegError, ValueError):
-                name = stream.codec_context.codec.canonical_name
-                if name in out.supported_codecs or stream.codec_context.name in out.supported_codecs:
+                if {stream.codec_context.codec.canonical_name, stream.codec_context.name} & held:
                     copy = out.add_stream_from_template(stream)
                     copy.metadata.update(_language(stream))
         if copy is None:

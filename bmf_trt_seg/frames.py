@@ -89,10 +89,16 @@ class FramePlanes:
             offset = left // 2 if index and self.is_subsampled else left
             height, width = plane.shape[:2]
             target[:height, offset : offset + width] = plane
-            if index == 0 and source.width % 2 and target.shape[1] > offset + width:
-                target[:height, offset + width] = plane[:, -1]
-            if index == 0 and source.height % 2 and target.shape[0] > height:
-                target[height, :] = target[height - 1, :]
+        self.repeat_edge(left + source.width, source.height)
+
+    def repeat_edge(self, width: int, height: int) -> None:
+        """If this picture is one column or row larger than width and height, fill that with the one before it."""
+        for index, plane in enumerate(self.planes):
+            if index == 0 or not self.is_subsampled:  # chroma planes of both sizes are the same
+                if width % 2 and plane.shape[1] > width:
+                    plane[:, width] = plane[:, width - 1]
+                if height % 2 and plane.shape[0] > height:
+                    plane[height] = plane[height - 1]
 
 
 def allocate_planes(like: FramePlanes, width: int, height: int) -> FramePlanes:

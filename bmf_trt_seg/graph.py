@@ -19,22 +19,31 @@ from types import FrameType
 from typing import Any
 
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
+from bmf_trt_seg.finish import check_writable, temporary_path, with_final_names
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
 from bmf_trt_seg.options import RecordSinkOptions, SegmentOptions
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["GraphStopped", "check_graph", "load_graph", "run_graph"]
+__all__ = ["GraphStopped", "check_graph", "load_graph", "run_graph", "whole_outputs"]
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-_WRITE_ERROR = re.compile(r"(?:Interleaved write error|Error write trailer): ([A-Z][\w ]+)")
-_LOGGED_ERROR = re.compile(r"\[error\] (.*)")
-_BMF_NOISE = re.compile(r"\s*(?:in function '\w+'|in file \S+|on line \d+)\s*")
+_WRITE_ERROR = re.compile(r"(?:Interleaved write error|Error write trailer): ([A-Z][\w ]+?)(?= in function|[^\w ]|$)")
+_OPEN_ERROR = re.compile(r"avformat_open_input failed: (.+)")
+_LOGGED_ERROR = re.compile(r"\[error\] node id:(\d+) (.*)")
+_BMF_NOISE = re.compile(r"\s*(?:BMF\([\d.]+\) \S+ error: \([^)]*\)|in function '\w+'|in file \S+|on line \d+)\s*")
+_LOG_STAMP = re.compile(r"\[\d{4}-\d\d-\d\d [\d:.]+\] \[\w+\] .*")
+_LOG_PREFIX = re.compile(r"^(?:\[[^]]* @ 0x[0-9a-f]+\] )+")
+_SAYS_NOTHING = ("catch exception:", "Process node failed", "init codec error", "avcodec_open2 result:")
 _PACKAGE = __name__.partition(".")[0]
 _BUILTIN_MODULES = {"c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter"}
-_OWN_OPTIONS: dict[str, type[Strict]] = {"SegmentModule": SegmentOptions, "RecordSink": RecordSinkOptions}
+_OWN_OPTIONS: dict[str, type[Strict]] = {
+    f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
+    f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
+}
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
+_SEGMENTED = {"hls", "dash", "segment", "image2", "tee"}  # FFmpeg's containers of several files
 _TOP_KEYS = {"mode", "input_streams", "output_streams", "option", "nodes"}
 _NODE_KEYS = {
     "alias", "dist_nums", "id", "input_manager", "input_streams", "meta_info", "module_info", "option",
@@ -116,12 +125,15 @@ def run_graph(
 
         failure: list[BaseException] = []
         done = threading.Event()
-        engine = _bmf.engine.Graph(json.dumps(graph), False, True)
+        try:
+            engines = [_bmf.engine.Graph(json.dumps(graph), False, True)]
+        except (Exception, SystemExit) as error:
+            raise _translated(error, output.text(), graph) from error
 
         def run() -> None:
             try:
-                engine.start()
-                engine.close()
+                engines[0].start()
+                engines[0].close()
             except BaseException as error:  # SystemExit of a module too: it belongs to the caller's thread
                 failure.append(error)
             finally:
@@ -138,10 +150,60 @@ def run_graph(
                     break
                 if watch is not None:
                     watch()
+        if done.is_set():
+            engines.clear()  # a graph that failed keeps its files open as long as it exists
         if stopped:
             raise GraphStopped(f"stopped by {signal.Signals(stopped[0]).name}")
         if failure:
-            raise _translated(failure[0], output.text())
+            raise _translated(failure[0], output.text(), graph) from failure[0]
+
+
+@contextmanager
+def whole_outputs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A copy of the graph that writes under temporary names; files get their own names when the block ends well.
+
+    That is the files of encoders and of RecordSink. Outputs that are no single new file (a URL, a playlist and its
+    segments, a pattern of names, a device) are left as they are. Raises StreamError if a file cannot be written.
+    """
+    copy = json.loads(json.dumps(graph))
+    names: dict[Path, Path] = {}
+    for node in copy["nodes"]:
+        option, key = _output_option(node)
+        if option and _is_single_file(str(option[key]), str(option.get("format", ""))):
+            target = Path(option[key])
+            check_writable(target)
+            temporary = temporary_path(target)
+            names[temporary] = target
+            option[key] = str(temporary)
+    try:
+        yield copy
+        for temporary, target in names.items():
+            if temporary.exists():
+                temporary.replace(target)
+    except SegError as error:
+        raise type(error)(with_final_names(str(error), names.items())) from error
+    finally:
+        for temporary in names:
+            temporary.unlink(missing_ok=True)
+
+
+def _output_option(node: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The options of a node that writes a file, and the one that names it; empty for any other node."""
+    option, module = node.get("option"), node["module_info"]
+    if isinstance(option, dict):
+        if module["name"] == "c_ffmpeg_encoder" and option.get("output_path"):
+            return option, "output_path"
+        if module.get("entry") == f"{_PACKAGE}.sinks.RecordSink" and option.get("json"):
+            return option, "json"
+    return {}, ""
+
+
+def _is_single_file(path: str, container: str) -> bool:
+    if "://" in path or "%" in path or path.startswith("pipe:"):
+        return False
+    if container in _SEGMENTED or Path(path).suffix.lower() in {".m3u8", ".mpd"}:
+        return False
+    return Path(path).is_file() or not Path(path).exists()
 
 
 def _substituted(value: Any, values: Mapping[str, str], used: set[str], missing: list[str]) -> Any:
@@ -207,13 +269,15 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
         module.setdefault("type", "python")
         if not module.get("path"):
             module["path"] = str(Path(__file__).resolve().parents[1])
-        dotted, _, class_name = entry.rpartition(".")
-        if not dotted or importlib.util.find_spec(dotted) is None:
-            return [f"{subject}: there is no module '{entry}' in {_PACKAGE}"]
-        return _own_option_problems(node, class_name, subject)
+        if entry not in _OWN_OPTIONS:
+            ours = " and ".join(f"'{known}'" for known in _OWN_OPTIONS)
+            return [f"{subject}: there is no module '{entry}'; ours are {ours}"]
+        return _own_option_problems(node, entry, subject)
     if name in _BUILTIN_MODULES:
-        return []
+        return _builtin_option_problems(node, subject)
     if module.get("type") == "python" and module.get("path"):
+        if "." not in entry:
+            return [f"{subject}: 'entry' should be 'FILE.CLASS', not '{entry}'"]
         file = Path(module["path"], *entry.split(".")[:-1]).with_suffix(".py")
         return [] if file.exists() else [f"{subject}: module '{name}' should be in '{file}', which does not exist"]
     if module.get("path"):
@@ -227,12 +291,22 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
     ]
 
 
-def _own_option_problems(node: dict[str, Any], class_name: str, subject: str) -> list[str]:
+def _own_option_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
     try:
-        if class_name in _OWN_OPTIONS:
-            validated(_OWN_OPTIONS[class_name], node.get("option", {}), subject)
+        validated(_OWN_OPTIONS[entry], node.get("option", {}), subject)
     except ConfigError as error:
         return [str(error)]
+    return []
+
+
+def _builtin_option_problems(node: dict[str, Any], subject: str) -> list[str]:
+    """What lets BMF's own nodes crash the process."""
+    option = node.get("option", {})
+    if not isinstance(option, dict):
+        return [f"{subject}: 'option' should be an object"]
+    is_source = node["module_info"]["name"] == "c_ffmpeg_decoder" and not node.get("input_streams")
+    if is_source and not option.get("input_path") and not option.get("push_raw_stream"):
+        return [f"{subject}: option 'input_path' is missing: the file to decode"]
     return []
 
 
@@ -250,7 +324,9 @@ def _identifiers(container: Mapping[str, Any], key: str) -> list[str]:
     streams = container.get(key)
     if not isinstance(streams, list):
         return []
-    return [str(stream["identifier"]) for stream in streams if isinstance(stream, dict) and "identifier" in stream]
+    # "video:decoded" is the stream "decoded", and what the decoder is to put there
+    names = [str(stream["identifier"]) for stream in streams if isinstance(stream, dict) and "identifier" in stream]
+    return [name.rpartition(":")[2] for name in names]
 
 
 def _stream_problems(graph: dict[str, Any]) -> list[str]:
@@ -294,17 +370,40 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _translated(error: BaseException, output: str) -> BaseException:
-    """The exception of a node for the caller: our own as they are, anything else as a GraphError of one line."""
+def _translated(error: BaseException, output: str, graph: Mapping[str, Any]) -> SegError:
+    """The exception of a node for the caller: our own again, anything else as a GraphError of one line."""
     if isinstance(error, SegError):
-        return error
-    text = " ".join(str(error).split())
+        return type(error)(str(error))  # a new one, since it is raised from the other
+    text = _BMF_NOISE.sub(" ", " ".join(str(error).split())).strip()
     cause = _WRITE_ERROR.search(text)
     if cause:
-        return StreamError(f"the output cannot be written: {cause.group(1)}")
-    # BMF wraps its own errors in the name of the node and the function, and keeps the cause in its log
-    logged = [match.group(1).strip() for match in _LOGGED_ERROR.finditer(output)]
-    causes = [line for line in logged if not line.startswith(("node id:", "Process node failed"))]
-    if "Process result != 0" in text and causes:
-        return GraphError(f"a node failed: {causes[0]}")
-    return GraphError(f"a node failed: {_BMF_NOISE.sub('', text) or type(error).__name__}")
+        return StreamError(f"{_named(graph, 'output_path', 'an output')} cannot be written: {cause.group(1)}")
+    cause = _OPEN_ERROR.search(text)
+    if cause:
+        return StreamError(f"{_named(graph, 'input_path', 'an input')} cannot be read by FFmpeg: {cause.group(1)}")
+    log = output.partition("Graph status when")[0]
+    logged = _LOGGED_ERROR.findall(log)
+    subject = _node_name(graph, int(logged[0][0])) if logged else "a node"
+    if "Process result != 0" in (f"{text} {log}" if type(error) is RuntimeError else text):
+        # BMF says only where it happened, or what followed; its log, and what FFmpeg printed, say what
+        printed = [_LOG_PREFIX.sub("", line.strip()) for line in _LOG_STAMP.sub("", log).splitlines()]
+        words = [line for _, line in logged if not line.startswith(_SAYS_NOTHING)]
+        words += [line for line in printed if line and not line.startswith(("debug queue size", "in function"))][-2:]
+        text = "; ".join(dict.fromkeys(words)) or "it gave no reason; -v shows what it printed"
+    elif isinstance(error, SystemExit):
+        text = f"it called sys.exit({error.code!r})"
+    elif type(error) is not RuntimeError:  # that is what C++ exceptions are
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return GraphError(f"{subject} failed: {text}")
+
+
+def _node_name(graph: Mapping[str, Any], number: int) -> str:
+    node: dict[str, Any] = next((node for node in graph["nodes"] if node.get("id") == number), {})
+    return f"node {number} ({node.get('alias') or node.get('module_info', {}).get('name', 'unknown')})"
+
+
+def _named(graph: Mapping[str, Any], option: str, otherwise: str) -> str:
+    """The path that nodes have in this option, if there is but one."""
+    options = [node.get("option") for node in graph["nodes"]]
+    paths = [entry[option] for entry in options if isinstance(entry, dict) and entry.get(option)]
+    return f"'{paths[0]}'" if len(paths) == 1 else otherwise

@@ -22,7 +22,8 @@ class Legend:
         self._labels = labels
         self._colors = colors
         self._seen: set[int] = set()
-        self._boxes: dict[object, _Box] = {}
+        self._box: _Box | None = None
+        self._box_is_for: object = None
 
     def draw(self, target: FramePlanes, left: int, present: list[int]) -> None:
         """Draw into the top left corner of `target`, `left` columns in; `present`: the classes in this picture."""
@@ -31,11 +32,11 @@ class Legend:
             return
         shown = tuple(sorted(self._seen))
         key = shown, target.width, target.height, target.pixel_format, target.matrix, target.value_range
-        if key not in self._boxes:
-            self._boxes = {key: self._box(shown, target, left)}  # only the newest is ever used again
-        self._boxes[key].draw(target, left)
+        if self._box is None or self._box_is_for != key:
+            self._box, self._box_is_for = self._new_box(shown, target, left), key
+        self._box.draw(target, left)
 
-    def _box(self, shown: tuple[int, ...], target: FramePlanes, left: int) -> _Box:
+    def _new_box(self, shown: tuple[int, ...], target: FramePlanes, left: int) -> _Box:
         size = max(10, target.height // 32)
         font = ImageFont.load_default(size)
         margin, row, swatch = size // 2, size * 3 // 2, size
@@ -44,7 +45,7 @@ class Legend:
         if rows < len(shown):
             listed[-1] = f"... {len(shown) - rows + 1} more"
         text_width = round(max(font.getlength(label) for label in listed))
-        width = min(text_width + swatch + 3 * margin, target.width - left - 2 * margin)
+        width = max(2, min(text_width + swatch + 3 * margin, target.width - left - 2 * margin))
         image = Image.new("RGBA", (_even(width), _even(rows * row + margin)), (0, 0, 0, 160))
         draw = ImageDraw.Draw(image)
         for number, label in enumerate(listed):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
 
-__all__ = ["VideoInfo", "check_readable", "probe_video"]
+__all__ = ["VideoInfo", "check_readable", "missing_matroska_bytes", "probe_video"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,51 @@ def probe_video(path: Path) -> VideoInfo:
                 color_tags=_color_tags(codec),
             )
     except av.error.FFmpegError as error:
+        if _lacks_index(path):
+            raise StreamError(
+                f"'{path}' is an MP4 file without its index ('moov'), so nothing in it can be found: "
+                "its recording or download was not finished"
+            ) from error
         raise StreamError(f"'{path}' is no video that FFmpeg can read: {error.strerror or error}") from error
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether a file is of the MP4 family and ends before its 'moov', which recorders write last."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        place, kinds = 0, []
+        while place + 8 <= size:
+            file.seek(place)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if length == 1:  # a 64-bit length follows
+                length = int.from_bytes(head[8:], "big")
+            kinds.append(kind)
+            if length < 8:  # 0: it goes on to the end of the file
+                break
+            place += length
+    return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
+
+
+def missing_matroska_bytes(path: Path) -> int:
+    """How much of a Matroska file is cut off; 0 for any other file, and for a live recording, which does not tell."""
+    with path.open("rb") as file:
+        for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, then Segment: all the rest
+            if file.read(4) != identifier:
+                return 0
+            size = _ebml_size(file)
+            if size is None:
+                return 0
+            end = file.seek(size, os.SEEK_CUR)
+    return max(0, end - path.stat().st_size)
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """A length as EBML codes it (RFC 8794): leading zeros tell its bytes; all ones are 'unknown'."""
+    first = int.from_bytes(file.read(1), "big")
+    count = 9 - first.bit_length()
+    value = int.from_bytes(bytes([first]) + file.read(count - 1), "big") & ((1 << 7 * count) - 1)
+    return None if count > 8 or value == (1 << 7 * count) - 1 else value
 
 
 # Names of FFmpeg 4's encoder options by the code points of ITU-T H.273, which FFmpeg's own numbers are

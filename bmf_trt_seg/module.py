@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,7 @@ from bmf_trt_seg.segmentation import Segmentation
 
 __all__ = ["SegmentModule"]
 
+_log = logging.getLogger(__name__)
 _PICTURES, _RECORDS = 0, 1  # output streams; the second one is optional
 
 
@@ -48,8 +50,18 @@ class SegmentModule(Module):  # type: ignore[misc]
         self._pipeline = Pipeline(options, self._metrics)
         self._waiting: list[_Waiting] = []
         self._size_wh: tuple[int, int] | None = None
+        self._failure: Exception | None = None
 
     def process(self, task: Task) -> ProcessResult:
+        if self._failure is not None:
+            raise self._failure  # BMF calls again after a failure and reports the last one, the first is the cause
+        try:
+            return self._process(task)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _process(self, task: Task) -> ProcessResult:
         for packet in _packets(task.get_inputs()[0]):
             if packet.timestamp == Timestamp.EOF or self._metrics.stop_requested:
                 self._emit(task)
@@ -69,6 +81,11 @@ class SegmentModule(Module):  # type: ignore[misc]
         if self._size_wh is None:
             self._size_wh = planes.width, planes.height
         if (planes.width, planes.height) != self._size_wh:
+            if not self._metrics.rescaled:
+                _log.warning(
+                    "stream '%s': frame %d is %dx%d, the first was %dx%d; frames of another size are scaled to that",
+                    self._metrics.name, self._metrics.frames_in, planes.width, planes.height, *self._size_wh,
+                )  # fmt: skip
             planes = planes.resized(*self._size_wh)
             self._metrics.rescaled += 1
         self._waiting.append(_Waiting(self._metrics.frames_in, packet, source, planes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ class CapturedOutput:
         """Everything captured; empty if nothing is."""
         if self._file is None:
             return ""
+        ctypes.CDLL(None).fflush(None)
         self._file.seek(0)
         return self._file.read().decode("utf-8", "replace")
 
@@ -53,6 +55,8 @@ def captured_output(capture: bool = True) -> Iterator[CapturedOutput]:
                 sys.stderr = err if python_streams[1] is sys.__stderr__ else python_streams[1]
                 yield CapturedOutput(file)
         finally:
+            # what C libraries printed may wait in a buffer of theirs, to come out at the exit
+            ctypes.CDLL(None).fflush(None)
             sys.stdout, sys.stderr = python_streams
             for number, saved in zip((1, 2), terminal, strict=True):
                 os.dup2(saved, number)

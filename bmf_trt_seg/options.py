@@ -48,7 +48,7 @@ class SegmentOptions(Strict):
     ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.")
     batch_size: int = pydantic.Field(1, ge=1, le=256, description="Frames in one inference.")
     threads: int = pydantic.Field(1, ge=0, le=256, description="CPU threads of the network; 0 takes a thread a core.")
-    classes: Annotated[list[str | int] | None, pydantic.BeforeValidator(_split_commas)] = pydantic.Field(
+    classes: Annotated[list[str | pydantic.StrictInt] | None, pydantic.BeforeValidator(_split_commas)] = pydantic.Field(
         None, description="Classes to show, by name or index; the others count as background. Default: all but it."
     )
     style: Style = pydantic.Field(

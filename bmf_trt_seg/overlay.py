@@ -1,13 +1,13 @@
 """Drawing class maps on the planes of a picture, in the styles of `options.Style`.
 
 Code values of a class's pixels come from one table per plane component, so a colour is blended the same way
-everywhere. Chroma of 4:2:0 pictures is drawn only where all four pixels of a sample are to be drawn: a pixel that no
-mask touches keeps all its values.
+everywhere. Chroma of 4:2:0 pictures is drawn only where all four pixels of a sample belong to one class: a pixel that
+no mask touches keeps all its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -46,6 +46,7 @@ class Overlay:
         self._look = look
         self._tables: dict[object, list[_Table]] = {}
         self._legend = Legend(look.labels, look.colors) if look.legend else None
+        self._scratch = np.empty((2, 0, 0), np.uint8)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what is drawn for a picture of this size."""
@@ -58,28 +59,26 @@ class Overlay:
 
         frame is left as it is. map_hw: (H, W) uint8, class indices; an index without a colour is not drawn.
         """
-        look = self._look
-        left = target.width // 2 if look.style == "sidebyside" and look.output == "overlay" else 0
-        if look.output == "mask":
+        legend_left = 0
+        if self._look.output == "mask":
             self._draw_mask(frame, map_hw, target)
         else:
-            drawn = frame if not left else _copied(frame)
             target.copy_from(frame)
-            if left:
-                self._draw_blend(frame, map_hw, drawn)
-                target.copy_from(drawn, left)
+            if self._look.style == "sidebyside":
+                legend_left = target.width // 2
+                self._draw_beside(frame, map_hw, target)
+            elif self._look.style == "contour":
+                self._draw_contour(frame, map_hw, target)
+            elif self._look.style == "cutout":
+                self._draw_cutout(frame, map_hw, target)
+            elif self._look.style == "blur":
+                self._draw_blur(frame, map_hw, target)
             else:
-                self._styles()[look.style](frame, map_hw, target)
+                self._draw_blend(frame, map_hw, target)
+        if not legend_left:
+            target.repeat_edge(frame.width, frame.height)  # as it is now that it is drawn on
         if self._legend is not None:
-            self._legend.draw(target, left, self._present(map_hw))
-
-    def _styles(self) -> dict[str, Callable[[FramePlanes, npt.NDArray[np.uint8], FramePlanes], None]]:
-        return {
-            "blend": self._draw_blend,
-            "blur": self._draw_blur,
-            "contour": self._draw_contour,
-            "cutout": self._draw_cutout,
-        }
+            self._legend.draw(target, legend_left, self._present(map_hw))
 
     def _present(self, map_hw: npt.NDArray[np.uint8]) -> list[int]:
         """Indices of the shown classes that occur in a map."""
@@ -90,6 +89,11 @@ class Overlay:
         for index, mask, window in self._masks(map_hw):
             tables = self._color_tables(frame, self._look.colors[index], self._look.alpha)
             _apply(tables, frame, target, mask, _covered(mask), window)
+
+    def _draw_beside(self, frame: FramePlanes, map_hw: npt.NDArray[np.uint8], target: FramePlanes) -> None:
+        drawn = replace(frame, planes=tuple(plane.copy() for plane in frame.planes))
+        self._draw_blend(frame, map_hw, drawn)
+        target.copy_from(drawn, target.width // 2)
 
     def _draw_contour(self, frame: FramePlanes, map_hw: npt.NDArray[np.uint8], target: FramePlanes) -> None:
         thickness = max(2, round(min(frame.width, frame.height) / 240))
@@ -120,27 +124,36 @@ class Overlay:
             color = "#ffffff" if len(self._look.colors) == 1 else self._look.colors[index]
             _apply(self._color_tables(frame, color, 1.0), target, target, mask, _covered(mask), window)
 
-    def _masks(self, map_hw: npt.NDArray[np.uint8]) -> list[tuple[int, Mask, tuple[slice, slice]]]:
-        """Each shown class that occurs, with its mask inside the window around it (even corners) and the window."""
-        found = []
+    def _masks(self, map_hw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Mask, tuple[slice, slice]]]:
+        """Each shown class that occurs, with its mask inside the window around it (even corners) and the window.
+
+        A mask is valid until the next one is asked for.
+        """
         indices = list(self._look.colors) if len(self._look.colors) == 1 else self._present(map_hw)
         for index in indices:
-            mask = _mask(map_hw == index)
+            mask = self._mask_of(map_hw, np.equal, index)
             left, top, width, height = cv2.boundingRect(mask)
             if width:
                 left, right = left - left % 2, min(left + width + (left + width) % 2, map_hw.shape[1])
                 top, bottom = top - top % 2, min(top + height + (top + height) % 2, map_hw.shape[0])
                 window = slice(top, bottom), slice(left, right)
-                found.append((index, mask[window], window))
-        return found
+                yield index, mask[window], window
 
     def _outside(self, map_hw: npt.NDArray[np.uint8]) -> Mask:
         """Where no shown class is."""
         if len(self._look.colors) == 1:
-            return _mask(map_hw != next(iter(self._look.colors)))
+            return self._mask_of(map_hw, np.not_equal, next(iter(self._look.colors)))
         table = np.full(256, 255, np.uint8)
         table[list(self._look.colors)] = 0
         return cv2.LUT(map_hw, table)
+
+    def _mask_of(self, map_hw: npt.NDArray[np.uint8], comparison: np.ufunc, index: int) -> Mask:
+        """Where the map compares to the index so. In memory that is kept: fresh memory costs twenty times the rest."""
+        if self._scratch.shape[1:] != map_hw.shape:
+            self._scratch = np.empty((2, *map_hw.shape), np.uint8)
+        condition, mask = self._scratch
+        comparison(map_hw, np.uint8(index), out=condition.view(np.bool_))
+        return np.negative(condition, out=mask)  # 1 becomes 255
 
     def _inner(self, mask: Mask, kernel: Mask, window: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:
         """The mask without its border; beyond the window lies nothing of the class, beyond the picture the unknown."""
@@ -168,16 +181,8 @@ class Overlay:
         return self._tables[key]
 
 
-def _mask(condition: npt.NDArray[np.bool_]) -> Mask:
-    return np.negative(condition.view(np.uint8))  # 1 becomes 255
-
-
 def _whole(map_hw: npt.NDArray[np.uint8]) -> tuple[slice, slice]:
     return slice(0, map_hw.shape[0]), slice(0, map_hw.shape[1])
-
-
-def _copied(frame: FramePlanes) -> FramePlanes:
-    return replace(frame, planes=tuple(plane.copy() for plane in frame.planes))
 
 
 def _apply(

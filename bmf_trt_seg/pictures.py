@@ -56,13 +56,20 @@ def _segment_picture(pipeline: Pipeline, number: int, source: Path, target: Path
 def _read(path: Path) -> FramePlanes:
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
             return FramePlanes("rgb24", upright.width, upright.height, (np.array(upright),))
     except UnidentifiedImageError as error:
         raise StreamError(f"'{path}' is no picture") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StreamError(f"'{path}' cannot be read: {reason}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8, where Pillow's own conversion would make nearly all of it white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _write(frame: FramePlanes, path: Path) -> None:

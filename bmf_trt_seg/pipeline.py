@@ -171,9 +171,10 @@ def _own_palette(options: SegmentOptions, labels: dict[int, str]) -> dict[int, s
     if palette is None:
         return {}
     if isinstance(palette, list):
-        if len(palette) <= max(labels, default=0):
+        last = max(labels, default=-1)
+        if len(palette) <= last:
             raise ConfigError(
-                f"option 'palette' has {len(palette)} colours; one is needed for each class up to {max(labels)}: "
+                f"option 'palette' has {len(palette)} colours; one is needed for each class up to {last}: "
                 'give a list that long, or name classes: {"person": "#00ff00"}'
             )
         return {index: palette[index] for index in labels}

@@ -56,9 +56,11 @@ class Postprocess:
         The attribute `background` is the value of pixels of no chosen class.
         """
         self._spec = spec
+        self._is_nhwc = spec.output.layout == "nhwc"
         self._threshold = spec.output.threshold if threshold is None else threshold
         background = spec.background
         self.background = NO_CLASS if background is None or background in chosen else background
+        self._enlarged: npt.NDArray[np.float32] | None = None
         self._visible = np.full(256, self.background, np.uint8)
         self._visible[chosen] = chosen
 
@@ -77,7 +79,7 @@ class Postprocess:
         elif len(shape) == 4 and self._channels(shape) == labels:
             return
         else:
-            layout = "(N, H, W, C)" if spec.output.layout == "nhwc" else "(N, C, H, W)"
+            layout = "(N, H, W, C)" if self._is_nhwc else "(N, C, H, W)"
             understood = f"scores {layout} with C = {labels}, the number of labels"
             understood += ", or C = 1" if labels == 2 else ""
             understood += "; with activation 'index', class indices (N, H, W)"
@@ -89,14 +91,15 @@ class Postprocess:
     def __call__(self, scores: npt.NDArray[np.generic], size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The class map, (H, W), of one picture of this size from its scores (C, h, w), (h, w, C) or (h, w)."""
         if self._spec.output.activation == "index":
-            return self._from_indices(self._covered(scores.reshape(scores.shape[-2:]), size_wh), size_wh)
-        if self._spec.output.layout == "nhwc":
+            indices = scores if scores.ndim == 2 else scores[..., 0] if self._is_nhwc else scores[0]
+            return self._from_indices(self._covered(indices, size_wh), size_wh)
+        if self._is_nhwc:
             scores = scores.transpose(2, 0, 1)
         covered = self._covered(scores, size_wh).astype(np.float32, copy=False)
         return self._binary(covered[0], size_wh) if len(covered) == 1 else self._multiclass(covered, size_wh)
 
     def _channels(self, shape: tuple[int, ...]) -> int:
-        return shape[-1] if self._spec.output.layout == "nhwc" else shape[1]
+        return shape[-1] if self._is_nhwc else shape[1]
 
     def _covered(self, scores: npt.NDArray[np.generic], size_wh: tuple[int, int]) -> npt.NDArray[np.generic]:
         """The part of the scores that the picture covers: a letterbox's borders are cut off."""
@@ -118,7 +121,9 @@ class Postprocess:
         limit = 0.5 if self._threshold is None else self._threshold
         if self._spec.output.activation == "sigmoid":
             limit = -math.inf if limit <= 0 else math.inf if limit >= 1 else math.log(limit / (1 - limit))
-        mask = cv2.resize(np.ascontiguousarray(scores_hw), size_wh) >= np.float32(limit)
+        # the largest array of all: a new one for every picture would cost more than filling it
+        self._enlarged = cv2.resize(np.ascontiguousarray(scores_hw), size_wh, dst=self._enlarged)
+        mask = self._enlarged >= np.float32(limit)
         positive = int(self._visible[len(self._spec.labels) - 1])
         negative = int(self._visible[0]) if len(self._spec.labels) == 2 else self.background
         # what np.where(mask, positive, negative) gives, in a hundredth of its time

@@ -23,25 +23,32 @@ class Preprocess:
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
+        self._from_rgb = _from_rgb(spec)
+        self._buffers: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
 
     def __call__(self, frames: Sequence[FramePlanes]) -> npt.NDArray[np.generic]:
-        """One batch, (N, 3, h, w) or (N, h, w, 3) in the spec's element type, newly allocated."""
+        """One batch, (N, 3, h, w) or (N, h, w, 3) in the spec's element type; it is valid until the next call."""
         spec = self._spec
-        batch_nhwc = np.empty((len(frames), spec.height, spec.width, 3), np.float32)
+        batch_nhwc, batch_nchw = self._batch_buffers(len(frames))
         for picture, frame in zip(batch_nhwc, frames, strict=True):
             left, top, width, height = spec.placement(frame.width, frame.height)
             if (width, height) != (spec.width, spec.height):
                 picture[:] = self._border()
             picture[top : top + height, left : left + width] = self._converted(frame, width, height)
         if spec.layout == "nchw":
-            batch = np.empty((len(frames), 3, spec.height, spec.width), np.float32)
-            for planes, picture in zip(batch, batch_nhwc, strict=True):
+            for planes, picture in zip(batch_nchw, batch_nhwc, strict=True):
                 cv2.split(picture, list(planes))
-        else:
-            batch = batch_nhwc
+        batch = batch_nchw if spec.layout == "nchw" else batch_nhwc
         if spec.dtype == "uint8":
             return np.rint(batch * 255.0).astype(np.uint8)
         return batch.astype(spec.dtype, copy=False)
+
+    def _batch_buffers(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Room for a batch in both layouts, kept: fresh memory costs more than what is computed into it."""
+        size = (self._spec.height, self._spec.width)
+        if self._buffers is None or len(self._buffers[0]) < count:
+            self._buffers = np.empty((count, *size, 3), np.float32), np.empty((count, 3, *size), np.float32)
+        return self._buffers[0][:count], self._buffers[1][:count]
 
     def _converted(self, frame: FramePlanes, width: int, height: int) -> npt.NDArray[np.float32]:
         """The picture resized, (height, width, 3) float32, normalized and in the network's channel order."""
@@ -50,21 +57,22 @@ class Preprocess:
             weights, bias = ycbcr_to_rgb_matrix(frame.matrix, frame.value_range)
         else:
             weights, bias = np.eye(3) / 255.0, np.zeros(3)
+        rgb = cv2.transform(codes, np.column_stack([weights, bias]).astype(np.float32))
         # Y'CbCr holds colours that R'G'B' cannot: a network was trained on pictures without them
-        rgb = np.clip(cv2.transform(codes, np.column_stack([weights, bias]).astype(np.float32)), 0.0, 1.0)
-        if self._spec.channel_order == "bgr":
-            rgb = rgb[..., ::-1]
-        if self._normalizes():
-            rgb = (rgb - np.array(self._spec.mean, np.float32)) / np.array(self._spec.std, np.float32)
-        return rgb
-
-    def _normalizes(self) -> bool:
-        spec = self._spec
-        return spec.dtype != "uint8" and (spec.mean != (0.0, 0.0, 0.0) or spec.std != (1.0, 1.0, 1.0))
+        np.clip(rgb, 0.0, 1.0, out=rgb)
+        return rgb if self._from_rgb is None else cv2.transform(rgb, self._from_rgb)
 
     def _border(self) -> npt.NDArray[np.float32]:
         """What stands around a letterboxed picture: the mean colour, which is 0 once normalized."""
         return np.array(self._spec.mean if self._spec.dtype == "uint8" else (0.0, 0.0, 0.0), np.float32)
+
+
+def _from_rgb(spec: InputSpec) -> npt.NDArray[np.float32] | None:
+    """What puts R'G'B' into the network's channel order and normalizes it, affine (3, 4); None if nothing does."""
+    order = np.eye(3)[::-1] if spec.channel_order == "bgr" else np.eye(3)
+    mean, std = (np.zeros(3), np.ones(3)) if spec.dtype == "uint8" else (np.array(spec.mean), np.array(spec.std))
+    matrix = np.column_stack([order / std[:, None], -mean / std])
+    return None if (matrix == np.eye(3, 4)).all() else matrix.astype(np.float32)
 
 
 def _resized(plane: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:

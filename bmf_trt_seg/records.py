@@ -2,11 +2,13 @@
 
     {"frame": 0, "pts": 512, "time_base": [1, 15360], "seconds": 0.0333, "inferred": true, "size": [1280, 720],
      "background": 0, "classes": [{"index": 1, "label": "person", "color": "#00c853", "share": 0.4377,
-                  "bbox": [120, 31, 840, 689], "rle": {"size": [720, 1280], "counts": "..."}}]}
+                  "bbox": [120, 31, 840, 689], "rle": {"size": [720, 1280], "counts": "..."}}],
+     "shown": [{"index": 1, "label": "person", "color": "#00c853"}]}
 
 `background` is the value of a pixel of no recorded class in class maps and PNG files, 0 or 255 (NO_CLASS).
 `share` is the part of the picture's pixels, `bbox` is left, top, width, height in pixels, `rle` the compressed
 run-length encoding of the COCO data set (column by column; `pycocotools.mask.decode` reads it).
+`shown`, all classes that could have been recorded, is in the record of frame 0 only.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def frame_record(
                 "rle": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
             }
         )
-    return {
+    record = {
         "frame": frame,
         "pts": pts,
         "time_base": [time_base.numerator, time_base.denominator],
@@ -67,6 +69,9 @@ def frame_record(
         "background": background,
         "classes": classes,
     }
+    if frame == 0:
+        record["shown"] = [{"index": index, "label": labels[index], "color": colors[index]} for index in labels]
+    return record
 
 
 def class_map(record: dict[str, Any]) -> npt.NDArray[np.uint8]:

@@ -8,16 +8,49 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.postprocess import chosen_classes
 from bmf_trt_seg.records import class_map
 from bmf_trt_seg.segmentation import Segmentation, Timestamp
-from bmf_trt_seg.spec import NO_CLASS
+from bmf_trt_seg.spec import NO_CLASS, Color
 
 __all__ = ["RecordedMasks"]
 
-_KEYS = {"pts", "time_base", "inferred", "size", "background", "classes"}
+
+class _RunLengths(pydantic.BaseModel):
+    size: tuple[int, int]
+    counts: str = pydantic.Field(min_length=1)
+
+
+class _Shown(pydantic.BaseModel):
+    index: int = pydantic.Field(ge=0, lt=NO_CLASS)
+    label: str
+    color: Color
+
+
+class _Class(_Shown):
+    rle: _RunLengths
+
+
+class _Record(pydantic.BaseModel):
+    """What is needed of a record; see `records`."""
+
+    pts: int
+    time_base: tuple[int, pydantic.PositiveInt]
+    inferred: bool
+    size: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
+    background: int = pydantic.Field(ge=0, le=NO_CLASS)
+    classes: list[_Class]
+    shown: list[_Shown] = []
+
+    @pydantic.model_validator(mode="after")
+    def _masks_fit(self) -> _Record:
+        if any(entry.rle.size != self.size[::-1] for entry in self.classes):
+            raise ValueError("a mask is not of the size of the picture")
+        return self
 
 
 class RecordedMasks:
@@ -70,7 +103,10 @@ class RecordedMasks:
                 f"{float(pts * time_base):.6f} s, the record says {record['size'][0]}x{record['size'][1]} at "
                 f"{float(recorded_seconds):.6f} s"
             )
-        return Segmentation(class_map(record), bool(record["inferred"]))
+        try:
+            return Segmentation(class_map(record), bool(record["inferred"]))
+        except ValueError as error:
+            raise ConfigError(f"records '{self._path}': the masks of frame {number} are broken: {error}") from error
 
     def _recorded_classes(self) -> tuple[dict[int, str], dict[int, str], int]:
         """Names and colours of all classes in the file, and its value for no class."""
@@ -79,10 +115,10 @@ class RecordedMasks:
         background = NO_CLASS
         for record in self._read():
             background = record["background"]
-            for entry in record["classes"]:
+            for entry in [*record.get("shown", []), *record["classes"]]:
                 labels[entry["index"]] = entry["label"]
                 colors[entry["index"]] = entry["color"]
-        return dict(sorted(labels.items())), dict(sorted(colors.items())), background
+        return labels, colors, background
 
     def _read(self) -> Generator[dict[str, Any], None, None]:
         reading = 1
@@ -90,13 +126,22 @@ class RecordedMasks:
             with self._path.open(encoding="utf-8") as lines:
                 for reading, line in enumerate(lines, 1):  # noqa: B007 (for the message below)
                     record = json.loads(line)
-                    missing = _KEYS - set(record)
-                    if missing:
-                        raise ValueError(f"{sorted(missing)[0]!r} is missing")
+                    _Record.model_validate(record)
                     yield record
         except OSError as error:
             raise StreamError(f"records '{self._path}' cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ConfigError(
-                f"records '{self._path}', line {reading}: no record of a frame ({error}); expected what --json writes"
+                f"records '{self._path}', line {reading}: no record of a frame ({_reason(error)}); expected what "
+                "--json writes"
             ) from error
+
+
+def _reason(error: ValueError) -> str:
+    if not isinstance(error, pydantic.ValidationError):
+        return str(error)
+    detail = error.errors()[0]
+    name = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "missing":
+        return f"'{name}' is missing"
+    return f"'{name}': {detail['msg']}" if name else detail["msg"].removeprefix("Value error, ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,33 +29,59 @@ class RecordSink(Module):  # type: ignore[misc]
         super().__init__(node, option)
         options = validated(RecordSinkOptions, option or {}, "options of RecordSink")
         self._lines: TextIO | None = None
+        self._failure: Exception | None = None
         self._masks = Path(options.masks) if options.masks else None
-        try:
-            if options.json_lines:
+        if options.json_lines:
+            with _writing(options.json_lines):
                 self._lines = Path(options.json_lines).open("w", encoding="utf-8")  # noqa: SIM115 (closed at the end)
-            if self._masks is not None:
+        if self._masks is not None:
+            with _writing(str(self._masks)):
                 self._masks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StreamError(f"'{error.filename}' cannot be written: {error.strerror}") from error
 
     def process(self, task: Task) -> ProcessResult:
+        if self._failure is not None:
+            raise self._failure  # BMF calls again after a failure and reports the last one, the first is the cause
+        try:
+            return self._process(task)
+        except Exception as error:
+            self._failure = error
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._lines is not None:
+            with suppress(OSError):  # what could not be written was told before
+                self._lines.close()
+
+    def _process(self, task: Task) -> ProcessResult:
         stream = task.get_inputs()[0]
         while not stream.empty():
             packet = stream.get()
             if packet.timestamp == Timestamp.EOF:
-                if self._lines is not None:
-                    self._lines.close()
+                self._finish()
                 task.timestamp = Timestamp.DONE
             elif packet.is_(dict):
                 self._write(packet.get(dict))
         return ProcessResult.OK
 
     def _write(self, record: dict[str, Any]) -> None:
-        try:
-            if self._lines is not None:
+        if self._lines is not None:
+            with _writing(self._lines.name):
                 self._lines.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-            if self._masks is not None:
-                picture = cv2.imencode(".png", class_map(record))[1]
+        if self._masks is not None:
+            picture = cv2.imencode(".png", class_map(record))[1]
+            with _writing(str(self._masks)):
                 (self._masks / f"{record['frame']:08d}.png").write_bytes(picture.tobytes())
-        except OSError as error:
-            raise StreamError(f"records cannot be written: {error.strerror}: '{error.filename}'") from error
+
+    def _finish(self) -> None:
+        if self._lines is not None:
+            with _writing(self._lines.name):
+                self._lines.close()
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StreamError(f"'{name}' cannot be written: {error.strerror}") from error

@@ -32,7 +32,8 @@ Color = Annotated[
     pydantic.Field(pattern=r"^#[0-9a-fA-F]{6}$", examples=["a colour '#rrggbb'"]),
     pydantic.AfterValidator(_checked_color),
 ]
-_Triple = tuple[float, float, float]
+_Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+_Triple = tuple[_Finite, _Finite, _Finite]
 
 
 class InputSpec(Strict):
@@ -109,6 +110,11 @@ class ModelSpec(Strict):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.labels)} labels; give one each")
         if self.background is not None and self.background >= len(self.labels):
             raise ValueError(f"background is class {self.background}, but there are {len(self.labels)} labels")
+        if self.background is not None and len(self.labels) == 1:
+            raise ValueError(
+                f"the only label, '{self.labels[0]}', is the background: name a class beside it, or set background to "
+                "null"
+            )
         if len(set(self.labels)) != len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise ValueError(f"label '{twice}' stands twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +11,7 @@ from typing import Any
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import ConfigError, GraphError, StreamError
-from bmf_trt_seg.finish import Finished, finish_video, temporary_path
+from bmf_trt_seg.finish import Finished, check_writable, finish_video, temporary_path, with_final_names
 from bmf_trt_seg.graph import GraphStopped, check_graph, run_graph
 from bmf_trt_seg.media import VideoInfo, probe_video
 from bmf_trt_seg.options import SegmentOptions
@@ -19,7 +20,7 @@ __all__ = ["Encoding", "VideoJob", "segment_video", "video_graph"]
 
 _RATE_PARAMETERS = {
     "libx264": ("x264-params", "fps={rate}:force-cfr=1"),
-    "libx265": ("x265-params", "fps={rate}:log-level=none"),
+    "libx265": ("x265-params", "fps={rate}:log-level={loglevel}"),
 }
 _FINEST_CLOCK = 1_001_000  # the highest rate that FFmpeg's encoders are given; finer time bases are mended afterwards
 _CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".ts"}
@@ -58,7 +59,9 @@ def segment_video(
     _check_target(job)
     encoded = temporary_path(job.target, "pictures").with_suffix(".mp4")
     records = temporary_path(job.records) if job.records else None
-    graph = video_graph(job, info, encoded, records)
+    masks = temporary_path(job.masks) if job.masks else None
+    graph = video_graph(job, info, encoded, records, masks, verbose)
+    metrics.open_stream(job.options.name)  # the counts of an earlier job are not this one's
     problems = check_graph(graph)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -73,6 +76,9 @@ def segment_video(
             run_graph(graph, verbose=verbose, watch=report)
         except GraphStopped:
             raise
+        except StreamError as error:
+            names = (encoded, job.target), (records, job.records), (masks, job.masks)
+            raise StreamError(with_final_names(str(error), names)) from error
         except GraphError as error:
             _check_any_frame(job)  # the decoder has worse words for it
             raise error
@@ -84,13 +90,27 @@ def segment_video(
             raise StreamError(
                 f"'{job.target}' had {finished.frames} frames of the {_frames_drawn(job)} that were drawn"
             )
-        if records is not None and job.records is not None:
-            records.replace(job.records)
+        _publish(job, records, masks)
     finally:
         for leftover in (encoded, records):
             if leftover is not None:
                 leftover.unlink(missing_ok=True)
+        if masks is not None:
+            shutil.rmtree(masks, ignore_errors=True)
     return finished
+
+
+def _publish(job: VideoJob, records: Path | None, masks: Path | None) -> None:
+    """Give complete records and masks their names."""
+    try:
+        if records is not None and job.records is not None:
+            records.replace(job.records)
+        if masks is not None and job.masks is not None:
+            job.masks.mkdir(exist_ok=True)
+            for picture in masks.iterdir():
+                picture.replace(job.masks / picture.name)
+    except OSError as error:
+        raise StreamError(f"'{error.filename2 or error.filename}' cannot be written: {error.strerror}") from error
 
 
 def _frames_drawn(job: VideoJob) -> int:
@@ -99,19 +119,31 @@ def _frames_drawn(job: VideoJob) -> int:
 
 
 def _check_any_frame(job: VideoJob) -> None:
-    if not _frames_drawn(job):
+    counts = metrics.stream(job.options.name)
+    if counts is None or not counts.frames_in:
         raise StreamError(f"'{job.source}': not one frame could be decoded")
 
 
-def video_graph(job: VideoJob, info: VideoInfo, encoded: Path, records: Path | None) -> dict[str, Any]:
-    """The BMF graph of a job: decoder, SegmentModule, encoder, and RecordSink if records are wanted."""
+def video_graph(
+    job: VideoJob,
+    info: VideoInfo,
+    encoded: Path,
+    records: Path | None = None,
+    masks: Path | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """The BMF graph of a job: decoder, SegmentModule, encoder, and RecordSink if records or masks are wanted.
+
+    With `verbose`, FFmpeg and the encoder say what they do.
+    """
     rate = (info.rate or Fraction(25)).limit_denominator(1001)
     clock = min(1 / info.time_base, Fraction(_FINEST_CLOCK))
     key, value = _RATE_PARAMETERS[job.encoding.codec]
+    loglevel = "info" if verbose else "error"
     encoder = {
         "output_path": str(encoded),
         "format": "mp4",
-        "loglevel": "error",
+        "loglevel": loglevel,
         # the encoder counts in the source's own units of time, and is told the frame rate for its rate control
         "video_params": {
             "codec": job.encoding.codec,
@@ -119,7 +151,7 @@ def video_graph(job: VideoJob, info: VideoInfo, encoded: Path, records: Path | N
             "crf": job.encoding.crf,
             "vsync": "passthrough",
             "r": f"{clock.numerator}/{clock.denominator}",
-            key: value.format(rate=f"{rate.numerator}/{rate.denominator}"),
+            key: value.format(rate=f"{rate.numerator}/{rate.denominator}", loglevel=loglevel),
             **(
                 {"aspect": f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}"}
                 if info.sample_aspect
@@ -134,12 +166,12 @@ def video_graph(job: VideoJob, info: VideoInfo, encoded: Path, records: Path | N
         },
     }
     options = job.options.model_dump(mode="json", exclude_defaults=True)
-    wants_records = bool(records or job.masks)
+    wants_records = bool(records or masks)
     nodes = [
         _node(
             0,
             "c_ffmpeg_decoder",
-            {"input_path": str(job.source), "copyts": 1, "loglevel": "error"},
+            {"input_path": str(job.source), "copyts": 1, "loglevel": loglevel},
             [],
             ["video:decoded"],
         ),
@@ -154,7 +186,7 @@ def video_graph(job: VideoJob, info: VideoInfo, encoded: Path, records: Path | N
         _node(2, "c_ffmpeg_encoder", encoder, ["drawn"], []),
     ]
     if wants_records:
-        sink = {"json": str(records or ""), "masks": str(job.masks or "")}
+        sink = {"json": str(records or ""), "masks": str(masks or "")}
         nodes.append(_node(3, "RecordSink", sink, ["records"], [], "sinks.RecordSink"))
     return {
         "mode": "Normal",
@@ -186,12 +218,11 @@ def _check_target(job: VideoJob) -> None:
         raise ConfigError(f"'{target}': a video is written to {', '.join(sorted(_CONTAINERS))}, not '{target.suffix}'")
     if target.exists() and target.samefile(job.source):
         raise ConfigError(f"'{target}' is the input; choose another name for the output")
-    folder = target.parent
-    if not folder.is_dir():
-        raise StreamError(f"'{target}' cannot be written: the folder '{folder}' does not exist")
-    try:
-        probe = temporary_path(target)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StreamError(f"'{target}' cannot be written: {error.strerror}") from error
+    for path in (target, job.records):
+        if path is not None and path.is_dir():
+            raise StreamError(f"'{path}' is a folder; give the name of a file in it")
+    if job.masks is not None and job.masks.exists() and not job.masks.is_dir():
+        raise StreamError(f"'{job.masks}' is a file; masks go into a folder")
+    for path in (target, job.records, job.masks):
+        if path is not None:
+            check_writable(path)

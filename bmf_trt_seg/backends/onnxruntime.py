@@ -15,7 +15,7 @@ from bmf_trt_seg.errors import BackendUnavailable, EngineError, ModelError
 
 __all__ = ["OnnxRuntimeBackend", "tensors_of"]
 
-_ELEMENT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+_ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 _FATAL = 4  # ONNX Runtime's own log level: what matters is raised as well
 
 
@@ -64,9 +64,10 @@ class OnnxRuntimeBackend(Backend):
         return f"onnxruntime on {where}"
 
     def _providers(self) -> list[Any]:
-        if not self.device.startswith("cuda"):
+        has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+        if self.device == "cpu" or (self.device == "auto" and not has_cuda):
             return ["CPUExecutionProvider"]
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
+        if not has_cuda:
             raise BackendUnavailable(
                 f"device '{self.device}': this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or device 'cpu'"
             )
@@ -74,33 +75,17 @@ class OnnxRuntimeBackend(Backend):
         return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
 
     def _check_tensors(self) -> None:
-        wanted, inputs = self.spec.input, {tensor.name: tensor for tensor in self._session.get_inputs()}
+        name, inputs = self.spec.input.name, {tensor.name: tensor for tensor in self._session.get_inputs()}
         outputs = [tensor.name for tensor in self._session.get_outputs()]
-        if wanted.name not in inputs:
-            raise self._missing_tensor("input", wanted.name, list(inputs))
+        if name not in inputs:
+            raise self._missing_tensor("input", name, list(inputs))
         if self.spec.output.name not in outputs:
             raise self._missing_tensor("output", self.spec.output.name, outputs)
-        tensor = inputs[wanted.name]
-        size = (wanted.height, wanted.width)
-        expected = [None, 3, *size] if wanted.layout == "nchw" else [None, *size, 3]
-        fits = len(tensor.shape) == 4 and all(
-            want is None or not isinstance(have, int) or want == have
-            for want, have in zip(expected, tensor.shape, strict=True)
-        )
-        if not fits:
-            raise ModelError(
-                f"input '{tensor.name}' of model '{self.model.name}' has the shape {tensor.shape}, its description "
-                f"says {['N', *expected[1:]]} ({wanted.layout})"
-            )
-        if tensor.type != _ELEMENT_TYPES[wanted.dtype]:
-            raise ModelError(
-                f"input '{tensor.name}' of model '{self.model.name}' takes {tensor.type}, its description says "
-                f"{wanted.dtype}"
-            )
-        others = [name for name in inputs if name != wanted.name]
+        tensor = inputs[name]
+        self._check_input(name, tensor.shape, _ELEMENT_TYPES.get(tensor.type, tensor.type))
+        others = [other for other in inputs if other != name]
         if others:
             raise ModelError(f"model '{self.model.name}' wants more inputs than a picture: {', '.join(others)}")
-        self.fixed_batch = tensor.shape[0] if isinstance(tensor.shape[0], int) else None
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         try:

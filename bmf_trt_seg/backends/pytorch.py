@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -28,25 +29,35 @@ class PyTorchBackend(Backend):
         wants_cuda = self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
         self._device = torch.device(("cuda" if self.device == "auto" else self.device) if wants_cuda else "cpu")
         torch.set_num_threads(self.threads or os.cpu_count() or 1)
+        if not zipfile.is_zipfile(self.model):  # PyTorch would say so in a traceback on the terminal
+            raise self._not_loaded(
+                "no such file" if not self.model.exists() else "the file is broken or of another kind"
+            )
         try:
             self._module = self._loaded()
+        except ModelError:
+            raise
         except Exception as error:  # what PyTorch raises here goes from RuntimeError to zipfile's own
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(
-                f"model '{self.model}' cannot be loaded by PyTorch (TorchScript or torch.export): {reason}"
-            ) from error
+            raise self._not_loaded((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
     def describe(self) -> str:
         return f"pytorch on {'the CPU' if self._device.type == 'cpu' else self._device}"
 
     def _loaded(self) -> Any:
         if self.model.suffix.lower() == ".pt2":
-            module = torch.export.load(str(self.model)).module()
-            return module.to(self._device)
+            program = torch.export.load(str(self.model))
+            name = program.graph_signature.user_inputs[0]
+            value = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
+            self._check_input(name, value.shape, str(value.dtype).removeprefix("torch."))
+            return program.module().to(self._device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old, and what people have
             module = torch.jit.load(str(self.model), map_location=self._device)
         return module.eval()
+
+    def _not_loaded(self, reason: str) -> ModelError:
+        reason = reason.partition(". ")[0]  # PyTorch goes on with guesses
+        return ModelError(f"model '{self.model}' cannot be loaded by PyTorch (TorchScript or torch.export): {reason}")
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         try:
@@ -59,6 +70,8 @@ class PyTorchBackend(Backend):
             ) from error
         if not isinstance(output, torch.Tensor):
             output = self._named(output)
+        if output.dtype == torch.bfloat16:  # which NumPy does not have
+            output = output.float()
         scores: npt.NDArray[np.generic] = output.cpu().numpy()
         return scores
 

@@ -56,7 +56,7 @@ def _expanded(name: str) -> list[Path]:
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
         if not found:
             endings = ", ".join(sorted(PICTURE_SUFFIXES))
-            raise StreamError(f"the folder '{path}' has no pictures ({endings})")
+            raise StreamError(f"the folder '{path}' has no pictures ({endings}); name videos, as in '{path}/*.mp4'")
         return found
     if not path.exists() and glob.has_magic(name):
         matches = sorted(Path(match) for match in glob.glob(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 from typing_extensions import Self
@@ -12,6 +13,19 @@ from typing_extensions import Self
 __all__ = ["Progress"]
 
 _LINE_SECONDS = 10.0
+
+
+class _StandardError:
+    """The standard error stream of the moment: a captured run replaces it, and the bar outlives the run."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 class Progress:
@@ -34,7 +48,9 @@ class Progress:
             return
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = tqdm(desc=self._name, total=expected, unit=" frames", file=sys.stderr, dynamic_ncols=True)
+                self._bar = tqdm(
+                    desc=self._name, total=expected, unit=" frames", file=_StandardError(), dynamic_ncols=True
+                )
             self._bar.total = expected if expected is None or expected >= frames else frames
             self._bar.update(frames - self._bar.n)
         elif time.monotonic() - self._spoken >= _LINE_SECONDS:

@@ -10,6 +10,7 @@ import click
 from bmf_trt_seg.cli.inputs import collect
 from bmf_trt_seg.cli.options import encoding_flags, given, module_flags, output_flags, set_messages
 from bmf_trt_seg.cli.segment import segment_one_video
+from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.options import read_options
 from bmf_trt_seg.transcode import Encoding, VideoJob
 
@@ -31,6 +32,9 @@ def command(source: str, target: Path, overwrite: bool, quiet: bool, verbose: bo
     """
     set_messages(quiet, verbose)
     options = read_options(given(flags), "render")
-    ((video, output),) = collect([source], target, overwrite).videos
+    pairs = collect([source], target, overwrite)
+    if pairs.pictures or len(pairs.videos) != 1:
+        raise ConfigError(f"'{source}': records are of one video, so render takes one video")
+    ((video, output),) = pairs.videos
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
     return segment_one_video(VideoJob(video, output, options, encoding), quiet, verbose)

@@ -21,22 +21,23 @@ __all__ = ["command"]
 @click.option("-v", "--verbose", is_flag=True, help="Show what BMF and FFmpeg print, too.")
 def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool) -> int:
     """Run a BMF graph. It is checked first; a node that fails ends the run with exit code 1."""
-    from bmf_trt_seg.graph import run_graph
+    from bmf_trt_seg.graph import run_graph, whole_outputs
 
     set_messages(quiet, verbose)
     content = checked_graph(graph, variables)
-    names = [
+    names = {
         node.get("option", {}).get("name", "segment")
         for node in content["nodes"]
         if str(node["module_info"].get("entry", "")).endswith(".SegmentModule")
-    ]
+    }
 
     def frames() -> int:
         counts = [metrics.stream(name) for name in names]
         return sum(count.frames_out for count in counts if count is not None)
 
     with Progress(graph.name, quiet) as progress:
-        run_graph(content, verbose=verbose, watch=lambda: progress.update(frames(), None))
+        with whole_outputs(content) as outputs:
+            run_graph(outputs, verbose=verbose, watch=lambda: progress.update(frames(), None))
         done = f"{frames()} frames in {progress.seconds:.1f} s" if names else f"{progress.seconds:.1f} s"
         progress.say(f"{graph.name}: done, {done}")
     return 0

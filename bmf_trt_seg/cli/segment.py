@@ -40,6 +40,9 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
     records, masks = flags["records"], flags["masks"]
     if (records or masks) and (pairs.pictures or len(pairs.videos) != 1):
         raise ConfigError("--json and --masks are for one video at a time")
+    for path in (records, masks):
+        if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+            raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
     failed = _segment_pictures(pairs.pictures, options, quiet) if pairs.pictures else 0
     for source, output in pairs.videos:

@@ -1,0 +1,162 @@
+"""The arrows of the design: who may import whom, and that optional libraries are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bmf_trt_seg
+
+ROOT = Path(bmf_trt_seg.__file__).parent
+PACKAGE = "bmf_trt_seg"
+
+# A module imports from layers above its own only.
+LAYERS = [
+    ["", "colors", "errors", "metrics", "native_output", "records"],
+    ["frames", "media", "models", "models.packages", "validation"],
+    ["finish", "legend", "models.tflite", "segmentation", "spec"],
+    ["backends", "models.catalog", "options", "postprocess", "preprocess"],
+    ["backends.onnxruntime", "backends.pytorch", "graph", "overlay", "replay"],
+    ["pipeline", "transcode"],
+    ["bmf_frames", "pictures", "sinks"],
+    ["module"],
+    ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
+    ["cli.graph", "cli.segment"],
+    ["cli.render", "cli.run"],
+    ["cli.main"],
+]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+STEPS = {"preprocess", "postprocess", "overlay"}
+BMF_ADAPTERS = {"module", "bmf_frames", "sinks"}
+
+# Who may import a library, and whether at the top of the file.
+OPTIONAL = {
+    "bmf": {"module": True, "bmf_frames": True, "sinks": True, "graph": False, "cli.doctor": False},
+    "torch": {"backends.pytorch": True},
+    "onnxruntime": {"backends.onnxruntime": True},
+    "tensorrt": {},
+    "onnx": {"models.tflite": False},
+    "tflite": {"models.tflite": False},
+    "av": {"media": True, "finish": True},
+    "PIL": {"legend": True, "pictures": True},
+    "tqdm": {"cli.progress": True},
+    "pycocotools": {"records": True},
+}
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """Everything a module imports, by full name, and whether at the top of the file; types only do not count."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    inner = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
+    for_types = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING"
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in inner
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = full.removeprefix(f"{PACKAGE}.") in MODULES
+                yield (full if is_module else str(node.module)), id(node) not in inner
+
+
+def imports_of_ours(name: str) -> set[str]:
+    return {
+        full.removeprefix(PACKAGE).lstrip(".")
+        for full, _ in imports(name)
+        if full == PACKAGE or full.startswith(f"{PACKAGE}.")
+    }
+
+
+def test_every_module_has_a_layer():
+    assert set(MODULES) == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    wrong = [other for other in imports_of_ours(name) if LAYER_OF[other] >= LAYER_OF[name]]
+    assert not wrong
+
+
+def test_steps_do_not_import_each_other():
+    for name in STEPS | {other for other in MODULES if other.startswith("backends")}:
+        others = STEPS | {"backends"}
+        assert not (imports_of_ours(name) & others) - {name, "backends" if name.startswith("backends") else name}
+
+
+@pytest.mark.parametrize("name", ["preprocess", "postprocess", "overlay", "legend", "records", "colors", "frames"])
+def test_arithmetic_knows_no_networks_and_no_files(name):
+    assert not imports_of_ours(name) & {"backends", "pipeline", "media", "graph", "models.catalog"}
+    assert not {full for full, _ in imports(name)} & {"pathlib", "os", "io"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("backends")])
+def test_backends_know_no_frames(name):
+    assert imports_of_ours(name) <= {"backends", "errors", "spec"}
+
+
+@pytest.mark.parametrize("library", OPTIONAL)
+def test_libraries_are_imported_where_they_are_used(library):
+    found = {}
+    for name in MODULES:
+        for full, at_top in imports(name):
+            if full.split(".")[0] == library:
+                found[name] = found.get(name, False) or at_top
+    assert found == OPTIONAL[library]
+
+
+BLOCKED = ["bmf", "onnx", "onnxruntime", "tensorrt", "tflite", "torch"]
+BARE = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+for name in {names}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, error.name)
+"""
+
+
+def test_modules_import_in_a_bare_environment():
+    """All but the adapters to BMF, and to a backend's own library."""
+    names = [f"{PACKAGE}.{name}".rstrip(".") for name in MODULES if name not in BMF_ADAPTERS]
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.format(blocked=BLOCKED, names=names)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT.parent)},
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "bmf_trt_seg.backends.onnxruntime onnxruntime",
+        "bmf_trt_seg.backends.pytorch torch",
+    ]
