@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ _NATIVE: dict[int, PixelFormat] = {int(hmp.kPF_YUV420P): "yuv420p", int(hmp.kPF_
 # FFmpeg's old formats that say "full range" themselves; BMF hands their numbers through without a name
 _YUVJ420P = 12
 _FULL_RANGE_FORMATS = {_YUVJ420P, 13, 14, 32}
+_HAS_PALETTE, _IS_RGB = 1 << 1, 1 << 5  # AV_PIX_FMT_FLAG_PAL, AV_PIX_FMT_FLAG_RGB
 _MATRICES: dict[Any, Matrix] = {
     hmp.kCS_BT709: "bt709",
     hmp.kCS_SMPTE240M: "bt709",
@@ -46,8 +49,8 @@ def picture_of(frame: VideoFrame) -> Picture:
     """The planes of a decoded frame; without a copy if it is YUV420P, YUVJ420P or NV12.
 
     Any other format is converted to YUV420P of 8 bits by swscale: 4:2:2 and 4:4:4 lose chroma samples, 10 bits are
-    rounded to 8, RGB becomes limited range. The matrix stays; the range too, but for YUVJ422P and YUVJ444P, which
-    become limited. Raises FrameError for a format that cannot be converted.
+    rounded to 8; matrix and range stay. RGB becomes BT.601, and grey what it is, in limited range. Raises FrameError
+    for a format that cannot be converted.
     """
     picture = frame.frame()
     source, number = picture.pix_info(), int(picture.format())
@@ -58,18 +61,23 @@ def picture_of(frame: VideoFrame) -> Picture:
         info = source if number in _NATIVE else hmp.PixelInfo(hmp.kPF_YUV420P, source.space, hmp.kCR_JPEG)
         return Picture(frame, _planes(frame, pixel_format, source.space, is_full), info)
 
+    is_rgb, is_grey = _is_rgb(number), _format_name(number).startswith("gray")
+    is_full = (is_full or number in _FULL_RANGE_FORMATS) and not is_rgb and not is_grey
+    name = "pc" if is_full else "tv"
+    # swscale is told both ranges: by itself it takes some formats for full range, and some tags for nothing
+    ranges = f"in_range={name}:out_range={name}"
+    if is_rgb:
+        ranges = "out_range=tv:out_color_matrix=bt601"
+    elif is_grey:
+        ranges = "in_range=pc:out_range=tv"
     try:
-        converted = ffmpeg.reformat(frame, "yuv420p")
+        converted = ffmpeg.siso_filter(frame, f"scale={ranges},format=yuv420p")
     except RuntimeError as error:
         raise FrameError(
-            f"pictures of pixel format {picture.format()} cannot be converted to yuv420p: {error}"
+            f"pictures of pixel format {_format_name(number)} cannot be converted to yuv420p: {error}"
         ) from error
     converted.copy_props(frame)
-    space = converted.frame().pix_info().space
-    if space == hmp.kCS_RGB or (space == hmp.kCS_UNSPECIFIED and _is_rgb(picture)):
-        space = hmp.kCS_SMPTE170M  # the tag survives the conversion, the RGB does not; this is what swscale made of it
-    # swscale makes limited range of the formats above and of RGB; of others it keeps the range and loses the tag
-    is_full = is_full and number not in _FULL_RANGE_FORMATS and source.space != hmp.kCS_RGB and not _is_rgb(picture)
+    space = hmp.kCS_SMPTE170M if is_rgb else source.space
     info = hmp.PixelInfo(hmp.kPF_YUV420P, space, hmp.kCR_JPEG if is_full else hmp.kCR_MPEG)
     return Picture(converted, _planes(converted, "yuv420p", space, is_full), info)
 
@@ -102,7 +110,37 @@ def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     return view if len(shape) == 3 else view[..., 0]
 
 
-def _is_rgb(picture: Any) -> bool:
-    return int(picture.format()) in {
-        int(member) for member in (hmp.kPF_RGB24, hmp.kPF_BGR24, hmp.kPF_RGBA32, hmp.kPF_BGRA32, hmp.kPF_RGB48)
-    }
+def _format_name(number: int) -> str:
+    """FFmpeg's name of a pixel format; BMF has names for a few of them only."""
+    name: bytes | None = _libavutil().av_get_pix_fmt_name(number)
+    return name.decode() if name else f"number {number}"
+
+
+def _is_rgb(number: int) -> bool:
+    return bool(_flags(number) & (_IS_RGB | _HAS_PALETTE))
+
+
+def _flags(number: int) -> int:
+    descriptor = _libavutil().av_pix_fmt_desc_get(number)
+    return int(descriptor.contents.flags) if descriptor else 0
+
+
+class _PixelFormatDescriptor(ctypes.Structure):
+    """The beginning of AVPixFmtDescriptor of libavutil 56."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("components", ctypes.c_uint8),
+        ("log2_chroma_width", ctypes.c_uint8),
+        ("log2_chroma_height", ctypes.c_uint8),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+@functools.cache
+def _libavutil() -> ctypes.CDLL:
+    """The libavutil that BMF itself is linked with."""
+    library = ctypes.CDLL("libavutil.so.56")
+    library.av_get_pix_fmt_name.restype = ctypes.c_char_p
+    library.av_pix_fmt_desc_get.restype = ctypes.POINTER(_PixelFormatDescriptor)
+    return library

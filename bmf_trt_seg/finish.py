@@ -9,8 +9,7 @@ is there.
 from __future__ import annotations
 
 import bisect
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,9 +20,9 @@ import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
-from bmf_trt_seg.media import missing_matroska_bytes
+from bmf_trt_seg.media import main_video, missing_matroska_bytes
 
-__all__ = ["Finished", "check_writable", "finish_video", "temporary_path", "with_final_names"]
+__all__ = ["Finished", "finish_video", "source_damage"]
 
 _SAME_INSTANT = Fraction(3, 2_000_000)  # BMF's encoder rounds time bases finer than a microsecond to one
 _NOTHING_BYTES = 7  # a packet this small holds no picture: AVI files mark skipped frames with them
@@ -37,6 +36,8 @@ class Finished:
     lost: int
     damage: str
     """Why the source is thought to be damaged; empty if it is whole."""
+    moved: int
+    """Frames whose timestamps had to be moved, because the source has none for them, or the same twice."""
     left_out: list[str]
     """Streams of the source that the target's container cannot hold."""
 
@@ -46,81 +47,62 @@ class _SourceScan:
     """What a pass over the source's packets tells; timestamps in units of the video stream's time base."""
 
     pts: list[int] = field(default_factory=list)
-    durations: dict[int, int] = field(default_factory=dict)
+    last_duration: int = 0
     pictures: int = 0
     damage: str = ""
 
 
-def temporary_path(target: Path, mark: str = "part") -> Path:
-    """A name in the folder of `target` for what is not complete yet; its ending still tells the container."""
-    return target.with_name(f".{target.stem}.{os.getpid()}.{mark}{target.suffix}")
-
-
-def with_final_names(text: str, names: Iterable[tuple[Path | None, Path | None]]) -> str:
-    """A message about temporary files as one about the files that the user asked for."""
-    for temporary, final in names:
-        text = text.replace(f"'{temporary}'", f"'{final}'")
-    return text
-
-
-def check_writable(path: Path) -> None:
-    """Raise StreamError unless a file of this name can be made: now, and not after an hour of encoding."""
-    folder = path.parent
-    if not folder.is_dir():
-        problem = "is no folder" if folder.exists() else "does not exist"
-        raise StreamError(f"'{path}' cannot be written: the folder '{folder}' {problem}")
-    probe = temporary_path(path)
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StreamError(f"'{path}' cannot be written: {error.strerror}") from error
-
-
 def finish_video(encoded: Path, source: Path, target: Path) -> Finished:
-    """Write `target` from the pictures in `encoded` and everything else in `source`, first under a temporary name.
+    """Write `target` from the pictures in `encoded` and everything else in `source`.
 
-    Raises StreamError if the target cannot be written; then no file of its name is left.
+    Raises StreamError if the target cannot be written; what is there of it then is of no use.
     """
-    partial = temporary_path(target)
     try:
-        with av.open(str(source)) as original:
+        with av.open(str(source.absolute())) as original:
             scan = _scan(original)
-        with av.open(str(source)) as original, av.open(str(encoded)) as pictures:
-            written, left_out = _copy(scan, original, pictures, partial)
-        partial.replace(target)
-    except av.error.FFmpegError as error:
-        raise StreamError(f"'{target}' cannot be written: {error.strerror or error}") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StreamError(f"'{target}' cannot be written: {reason}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        with av.open(str(source.absolute())) as original, av.open(str(encoded.absolute())) as pictures:
+            written, moved, left_out = _copy(scan, original, pictures, target.absolute())
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise StreamError(f"'{target}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
     lost = max(0, scan.pictures - written)
     damage = scan.damage or (f"{lost} of {scan.pictures} frames could not be decoded" if lost else "")
-    return Finished(written, lost, damage, left_out)
+    return Finished(written, lost, damage, moved, left_out)
+
+
+def source_damage(path: Path) -> str:
+    """Why a video file is thought to be damaged, by its packets alone; empty if it seems whole.
+
+    Raises StreamError if it cannot be read at all.
+    """
+    try:
+        with av.open(str(path.absolute())) as original:
+            return _scan(original).damage if original.streams.video else ""
+    except (av.error.FFmpegError, OSError) as error:
+        raise StreamError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
 
 def _scan(original: Any) -> _SourceScan:
     """Read every packet of the source once."""
     scan = _SourceScan()
-    video = original.streams.video[0]
+    video = main_video(original)
     packets = hidden = 0
     first_pts: int | None = None
-    end_seconds = Fraction(0)
+    last_pts: int | None = None
+    end_seconds = 0.0
     try:
         for packet in original.demux():
             if packet.size == 0:
                 continue
             if packet.pts is not None:
-                end_seconds = max(end_seconds, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != video.index:
                 continue
             packets += 1
             if packet.pts is not None:
                 first_pts = packet.pts if first_pts is None else first_pts
                 scan.pts.append(packet.pts)
-                scan.durations[packet.pts] = packet.duration or 0
+                if last_pts is None or packet.pts > last_pts:
+                    last_pts, scan.last_duration = packet.pts, packet.duration or 0
             # pictures before the first key picture cannot be decoded, and an edit list hides others: no damage
             leads = packet.pts is not None and first_pts is not None and packet.pts < first_pts
             hidden += packet.is_discard or leads or packet.size <= _NOTHING_BYTES
@@ -132,33 +114,35 @@ def _scan(original: Any) -> _SourceScan:
         scan.pictures = 0
     if not scan.damage and video.frames > packets:
         scan.damage = f"it ends after {packets} of {video.frames} frames"
-    promised = Fraction(original.duration or 0, av.time_base)
-    begin = Fraction(original.start_time or 0, av.time_base)
+    promised = (original.duration or 0) / av.time_base
+    begin = (original.start_time or 0) / av.time_base
     if not scan.damage and "matroska" in original.format.name and promised - (end_seconds - begin) > 1:
-        scan.damage = f"it ends at {float(end_seconds):.1f} s of {float(promised + begin):.1f} s"
+        scan.damage = f"it ends at {end_seconds:.1f} s of {promised + begin:.1f} s"
     missing = missing_matroska_bytes(Path(original.name))
     if not scan.damage and missing:
         scan.damage = f"its last {missing} bytes are missing"
     return scan
 
 
-def _copy(scan: _SourceScan, original: Any, pictures: Any, partial: Path) -> tuple[int, list[str]]:
-    """Write the target; the number of frames in it, and the streams that could not be."""
-    source_video, encoded_video = original.streams.video[0], pictures.streams.video[0]
+def _copy(scan: _SourceScan, original: Any, pictures: Any, target: Path) -> tuple[int, int, list[str]]:
+    """Write the target; the number of frames in it, how many were moved in time, and the streams that are not in it."""
+    source_video, encoded_video = main_video(original), pictures.streams.video[0]
     time_base: Fraction = source_video.time_base
     times = _Times.of(pictures, encoded_video, scan, time_base)
     pictures.seek(0)
     options = {"movflags": "+faststart", "video_track_timescale": str(time_base.denominator)}
-    with av.open(str(partial), "w", container_options=_understood(partial, options)) as out:
+    with av.open(str(target), "w", container_options=_understood(target, options)) as out:
         out.metadata.update({key: value for key, value in original.metadata.items() if key in _KEPT_METADATA})
         video = out.add_stream_from_template(encoded_video)
         video.time_base = time_base
-        video.metadata.update(_language(source_video))
+        video.metadata.update(_description(source_video))
+        if hasattr(original, "chapters"):
+            out.set_chapters(original.chapters())
         copies, left_out = _other_streams(original, source_video, out)
         video_packets = _video_packets(pictures, encoded_video, video, times, time_base)
         for packet in _interleaved(video_packets, _copied_packets(original, copies)):
             out.mux(packet)
-    return len(times.pts), left_out
+    return len(times.pts), times.moved, left_out
 
 
 _KEPT_METADATA = {"title", "artist", "album", "comment", "copyright", "date", "description", "creation_time", "genre"}
@@ -173,8 +157,8 @@ def _understood(path: Path, options: dict[str, str]) -> dict[str, str]:
     return options if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
 
 
-def _language(stream: Any) -> dict[str, str]:
-    return {"language": stream.metadata["language"]} if "language" in stream.metadata else {}
+def _description(stream: Any) -> dict[str, str]:
+    return {key: value for key, value in stream.metadata.items() if key in {"language", "title"}}
 
 
 def _other_streams(original: Any, video: Any, out: Any) -> tuple[dict[int, Any], list[str]]:
@@ -190,7 +174,8 @@ def _other_streams(original: Any, video: Any, out: Any) -> tuple[dict[int, Any],
             with suppress(av.error.FFmpegError, ValueError):
                 if {stream.codec_context.codec.canonical_name, stream.codec_context.name} & held:
                     copy = out.add_stream_from_template(stream)
-                    copy.metadata.update(_language(stream))
+                    copy.metadata.update(_description(stream))
+                    copy.disposition = stream.disposition
         if copy is None:
             codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
             left_out.append(f"{stream.type} stream {stream.index} ({codec})")
@@ -208,15 +193,20 @@ class _Times:
     dts: list[int]
     duration: dict[int, int]
     """By pts."""
+    moved: int
+    """How many are not what the source or the encoder said."""
 
     @classmethod
     def of(cls, pictures: Any, stream: Any, scan: _SourceScan, time_base: Fraction) -> _Times:
         encoded = [packet.pts * packet.time_base for packet in pictures.demux(stream) if packet.size]
         shown = sorted(range(len(encoded)), key=encoded.__getitem__)
         ordered: list[int] = []
+        moved = 0
         for index in shown:
             instant = _source_pts(encoded[index], scan.pts, time_base)
-            ordered.append(instant if not ordered or instant > ordered[-1] else ordered[-1] + 1)
+            free = instant if not ordered or instant > ordered[-1] else ordered[-1] + 1
+            moved += free != instant
+            ordered.append(free)
         rank = {index: position for position, index in enumerate(shown)}
         pts = [ordered[rank[index]] for index in range(len(encoded))]
         steps = [after - before for before, after in zip(ordered, ordered[1:], strict=False)]
@@ -227,8 +217,8 @@ class _Times:
                for index in range(len(encoded))]  # fmt: skip
         duration = dict(zip(ordered, steps, strict=False))
         if ordered:
-            duration[ordered[-1]] = scan.durations.get(ordered[-1]) or typical
-        return cls(pts, dts, duration)
+            duration[ordered[-1]] = scan.last_duration or typical
+        return cls(pts, dts, duration, moved)
 
 
 def _source_pts(seconds: Fraction, source_pts: list[int], time_base: Fraction) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import signal
@@ -19,13 +20,13 @@ from types import FrameType
 from typing import Any
 
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
-from bmf_trt_seg.finish import check_writable, temporary_path, with_final_names
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
 from bmf_trt_seg.options import RecordSinkOptions, SegmentOptions
+from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["GraphStopped", "check_graph", "load_graph", "run_graph", "whole_outputs"]
+__all__ = ["GraphStopped", "check_graph", "input_files", "load_graph", "run_graph", "whole_outputs"]
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _WRITE_ERROR = re.compile(r"(?:Interleaved write error|Error write trailer): ([A-Z][\w ]+?)(?= in function|[^\w ]|$)")
@@ -43,6 +44,7 @@ _OWN_OPTIONS: dict[str, type[Strict]] = {
 }
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
+_INPUT_MANAGERS = {"default", "immediate", "clock_sync", "framesync", "server"}
 _SEGMENTED = {"hls", "dash", "segment", "image2", "tee"}  # FFmpeg's containers of several files
 _TOP_KEYS = {"mode", "input_streams", "output_streams", "option", "nodes"}
 _NODE_KEYS = {
@@ -101,11 +103,11 @@ def check_graph(graph: dict[str, Any]) -> list[str]:
     for key in ("input_streams", "output_streams"):
         if not isinstance(graph.get(key), list):
             problems.append(f"graph: '{key}' is missing; BMF wants a list, [] for none")
-    seen: set[object] = set()
+    seen: set[str] = set()
     for position, node in enumerate(nodes):
-        if node.get("id") in seen:
+        if str(node.get("id")) in seen:
             problems.append(f"node {node.get('id')}: another node has this id")
-        seen.add(node.get("id"))
+        seen.add(str(node.get("id")))
         problems += _node_problems(node, position, graph)
     return problems + _stream_problems(graph)
 
@@ -121,14 +123,10 @@ def run_graph(
     """
     os.environ.setdefault("BMF_LOG_LEVEL", "INFO" if verbose else "WARNING")
     with captured_output(not verbose) as output:
-        from bmf.lib import _bmf
-
+        _bmf = _imported_bmf()
         failure: list[BaseException] = []
         done = threading.Event()
-        try:
-            engines = [_bmf.engine.Graph(json.dumps(graph), False, True)]
-        except (Exception, SystemExit) as error:
-            raise _translated(error, output.text(), graph) from error
+        engines: list[Any] = []
 
         def run() -> None:
             try:
@@ -139,11 +137,16 @@ def run_graph(
             finally:
                 done.set()
 
-        with _stop_signals() as stopped:
+        with _Stops() as stopped:
+            try:
+                engines.append(_bmf.engine.Graph(json.dumps(graph), False, True))
+            except (Exception, SystemExit) as error:
+                raise _translated(error, output.text(), graph) from error
+            stopped.listen()
             thread = threading.Thread(target=run, name="graph", daemon=True)
             thread.start()
             while not done.wait(period):
-                if stopped:
+                if stopped.numbers:
                     # Graph.force_close() beside a blocked close() never comes back, so the stream ends itself
                     request_stop()
                     done.wait(_STOP_SECONDS)
@@ -152,10 +155,22 @@ def run_graph(
                     watch()
         if done.is_set():
             engines.clear()  # a graph that failed keeps its files open as long as it exists
-        if stopped:
-            raise GraphStopped(f"stopped by {signal.Signals(stopped[0]).name}")
+        if stopped.numbers:
+            raise GraphStopped(f"stopped by {signal.Signals(stopped.numbers[0]).name}")
         if failure:
             raise _translated(failure[0], output.text(), graph) from failure[0]
+
+
+def _imported_bmf() -> Any:
+    """BMF's engine. Importing BMF sets up logging for the whole process, which is not its to do: that is undone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        from bmf.lib import _bmf
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return _bmf
 
 
 @contextmanager
@@ -175,16 +190,25 @@ def whole_outputs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
             temporary = temporary_path(target)
             names[temporary] = target
             option[key] = str(temporary)
+    check_distinct(input_files(graph), names.values())
     try:
         yield copy
-        for temporary, target in names.items():
-            if temporary.exists():
-                temporary.replace(target)
+        publish(names)
     except SegError as error:
         raise type(error)(with_final_names(str(error), names.items())) from error
     finally:
         for temporary in names:
             temporary.unlink(missing_ok=True)
+
+
+def input_files(graph: Mapping[str, Any]) -> list[Path]:
+    """The files that decoders of a graph read; an input that is no file, as a camera, is not among them."""
+    paths = [
+        Path(str(node["option"].get("input_path", "")))
+        for node in graph["nodes"]
+        if node["module_info"]["name"] == "c_ffmpeg_decoder" and isinstance(node.get("option"), dict)
+    ]
+    return [path for path in paths if path.is_file()]
 
 
 def _output_option(node: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -238,12 +262,15 @@ def _unknown_keys(value: Mapping[str, Any], known: set[str], subject: str) -> li
 def _node_problems(node: dict[str, Any], position: int, graph: dict[str, Any]) -> list[str]:
     subject = f"node {node.get('id', f'number {position}')}"
     problems = _unknown_keys(node, _NODE_KEYS, subject)
-    if not isinstance(node.get("id"), int):
-        problems.append(f"{subject}: 'id' should be a whole number")
+    if not _is_number(node.get("id")):
+        problems.append(f"{subject}: 'id' should be a whole number, from 0")
+    if node.get("input_manager", "immediate") not in _INPUT_MANAGERS:
+        known = ", ".join(sorted(_INPUT_MANAGERS))
+        problems.append(f"{subject}: unknown input_manager '{node['input_manager']}'; there are {known}")
     scheduler = node.get("scheduler")
     count = graph.get("option", {}).get("scheduler_count", 1) if isinstance(graph.get("option", {}), dict) else 1
-    if not isinstance(scheduler, int):
-        problems.append(f"{subject}: 'scheduler' is missing: write the number of a thread, from 0")
+    if not isinstance(scheduler, int) or not _is_number(scheduler):
+        problems.append(f"{subject}: 'scheduler' should be the number of a thread, from 0")
     elif isinstance(count, int) and scheduler >= count:
         problems.append(
             f'{subject}: scheduler {scheduler} does not exist; set the graph\'s "option": {{"scheduler_count": '
@@ -256,9 +283,10 @@ def _node_problems(node: dict[str, Any], position: int, graph: dict[str, Any]) -
         ):
             problems.append(f"{subject}: '{key}' should be a list of {{\"identifier\": NAME}}, [] for none")
     module = node.get("module_info")
-    if not isinstance(module, dict) or not isinstance(module.get("name"), str):
-        problems.append(f"{subject}: 'module_info' should be an object with a 'name'")
-        return problems
+    if not isinstance(module, dict) or not all(isinstance(value, str) for value in module.values()):
+        return [*problems, f"{subject}: 'module_info' should be an object of strings with a 'name'"]
+    if "name" not in module:
+        return [*problems, f"{subject}: 'module_info' has no 'name'"]
     return problems + _unknown_keys(module, _MODULE_KEYS, f"{subject}, module_info") + _module_problems(node, subject)
 
 
@@ -272,7 +300,7 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
         if entry not in _OWN_OPTIONS:
             ours = " and ".join(f"'{known}'" for known in _OWN_OPTIONS)
             return [f"{subject}: there is no module '{entry}'; ours are {ours}"]
-        return _own_option_problems(node, entry, subject)
+        return _own_stream_problems(node, entry, subject) + _own_option_problems(node, entry, subject)
     if name in _BUILTIN_MODULES:
         return _builtin_option_problems(node, subject)
     if module.get("type") == "python" and module.get("path"):
@@ -289,6 +317,23 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
         f"{subject}: unknown module '{name}'; BMF has {known}; ours has the entry '{_PACKAGE}.module.SegmentModule'; "
         "any other needs a 'path'"
     ]
+
+
+def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
+    """How many streams our modules have."""
+    problems = []
+    if len(_identifiers(node, "input_streams")) != 1:
+        problems.append(f"{subject}: {entry.rpartition('.')[2]} has one input stream")
+    outputs = len(_identifiers(node, "output_streams"))
+    if entry.endswith(".SegmentModule") and outputs not in (1, 2):
+        problems.append(f"{subject}: SegmentModule has one output stream for pictures, and may have one for records")
+    if entry.endswith(".RecordSink") and outputs:
+        problems.append(f"{subject}: RecordSink has no output stream")
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _own_option_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
@@ -348,26 +393,41 @@ def _stream_problems(graph: dict[str, Any]) -> list[str]:
     return problems
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM put their number into the list, in the place of BMF's own handlers.
+class _Stops:
+    """SIGINT, SIGTERM and SIGHUP as a list of numbers, in the place of BMF's own handlers.
 
-    BMF's would end the graph as if the video were over.
+    BMF's would end the graph as if the video were over. They are installed with the graph, so signals are held back
+    from before that until `listen` has replaced them.
     """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # Python handles signals in the main thread only
-        return
 
-    def remember(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._is_main = threading.current_thread() is threading.main_thread()  # the one that gets Python's signals
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stops:
+        if self._is_main:
+            self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+        return self
+
+    def listen(self) -> None:
+        """From here on signals arrive, and those that were held back."""
+        if self._is_main:
+            for number in self._SIGNALS:
+                signal.signal(number, self._remember)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.numbers.append(number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._is_main:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
 
 
 def _translated(error: BaseException, output: str, graph: Mapping[str, Any]) -> SegError:

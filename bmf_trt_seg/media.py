@@ -13,14 +13,15 @@ import av.error
 
 from bmf_trt_seg.errors import StreamError
 
-__all__ = ["VideoInfo", "check_readable", "missing_matroska_bytes", "probe_video"]
+__all__ = ["VideoInfo", "check_readable", "main_video", "missing_matroska_bytes", "probe_video"]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The first video stream of a file, as its container tells."""
+    """The main video stream of a file, as its container tells."""
 
     path: Path
+    stream_index: int
     width: int
     height: int
     pixel_format: str
@@ -65,11 +66,11 @@ def probe_video(path: Path) -> VideoInfo:
     """Look into a video file; StreamError says why it is none."""
     check_readable(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             if not container.streams.video:
                 others = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams)
                 raise StreamError(f"'{path}' has no video stream; it has {others or 'nothing'}")
-            stream = container.streams.video[0]
+            stream = main_video(container)
             codec = stream.codec_context
             if codec is None or not codec.width:
                 raise StreamError(f"'{path}': its video stream has no pictures in it, or of an unknown codec")
@@ -78,6 +79,7 @@ def probe_video(path: Path) -> VideoInfo:
                 duration = Fraction(container.duration, av.time_base)
             return VideoInfo(
                 path=path,
+                stream_index=stream.index,
                 width=codec.width,
                 height=codec.height,
                 pixel_format=codec.pix_fmt or "",
@@ -96,6 +98,11 @@ def probe_video(path: Path) -> VideoInfo:
                 "its recording or download was not finished"
             ) from error
         raise StreamError(f"'{path}' is no video that FFmpeg can read: {error.strerror or error}") from error
+
+
+def main_video(container: Any) -> Any:
+    """The video stream that FFmpeg thinks best: not a cover picture, and not a preview."""
+    return container.streams.best("video") or container.streams.video[0]
 
 
 def _lacks_index(path: Path) -> bool:
@@ -144,12 +151,15 @@ _TRANSFERS = {
     13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 18: "arib-std-b67",
 }  # fmt: skip
 
+_LIMITED = 1
+
 
 def _color_tags(codec: Any) -> dict[str, str]:
-    """Primaries and transfer; matrix and range go from frame to frame, since a conversion may change them."""
+    """Primaries, transfer, limited range; matrix and full range go with the frames: a conversion may change them."""
     tags = {
         "color_primaries": _PRIMARIES.get(int(codec.color_primaries)),
         "color_trc": _TRANSFERS.get(int(codec.color_trc)),
+        "color_range": "tv" if int(codec.color_range) == _LIMITED else None,
     }
     return {key: value for key, value in tags.items() if value}
 

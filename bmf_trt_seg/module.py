@@ -6,6 +6,7 @@ import logging
 from fractions import Fraction
 from typing import Any
 
+import cv2
 from bmf import Module, Packet, ProcessResult, Task, Timestamp, VideoFrame
 
 from bmf_trt_seg.bmf_frames import Picture, new_picture, picture_of
@@ -46,6 +47,7 @@ class SegmentModule(Module):  # type: ignore[misc]
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
         super().__init__(node, option)
         options = read_options(option or {})
+        cv2.setNumThreads(1)  # a picture is too small to be shared out, and the other cores decode and encode
         self._metrics = open_stream(options.name)
         self._pipeline = Pipeline(options, self._metrics)
         self._waiting: list[_Waiting] = []

@@ -41,7 +41,7 @@ class SegmentOptions(Strict):
         "", description="Records written by --json: their masks are drawn again, and no network is run."
     )
     backend: Literal["auto", "onnxruntime", "pytorch", "tensorrt"] = pydantic.Field(
-        "auto", description="What runs the network; auto goes by the model file and by what is installed."
+        "auto", description="What runs the network; auto goes by the ending of the model file."
     )
     device: Annotated[
         str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu' or 'cuda:N'"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.frames import FramePlanes, allocate_planes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import SegmentOptions
+from bmf_trt_seg.outputs import temporary_path
 from bmf_trt_seg.pipeline import Pipeline
 
 __all__ = ["PICTURE_SUFFIXES", "segment_pictures"]
@@ -73,7 +73,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _write(frame: FramePlanes, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    partial = temporary_path(path)
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in {".jpg", ".jpeg", ".webp"} else {}
     try:
         Image.fromarray(frame.planes[0]).save(partial, **options)

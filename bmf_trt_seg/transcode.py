@@ -11,10 +11,11 @@ from typing import Any
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import ConfigError, GraphError, StreamError
-from bmf_trt_seg.finish import Finished, check_writable, finish_video, temporary_path, with_final_names
-from bmf_trt_seg.graph import GraphStopped, check_graph, run_graph
+from bmf_trt_seg.finish import Finished, finish_video
+from bmf_trt_seg.graph import check_graph, run_graph
 from bmf_trt_seg.media import VideoInfo, probe_video
 from bmf_trt_seg.options import SegmentOptions
+from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 
 __all__ = ["Encoding", "VideoJob", "segment_video", "video_graph"]
 
@@ -56,72 +57,47 @@ def segment_video(
     node raised; StreamError for what cannot be read or written; graph.GraphStopped after Ctrl-C.
     """
     info = probe_video(job.source)
-    _check_target(job)
+    _check_outputs(job)
     encoded = temporary_path(job.target, "pictures").with_suffix(".mp4")
+    target = temporary_path(job.target)
     records = temporary_path(job.records) if job.records else None
     masks = temporary_path(job.masks) if job.masks else None
+    finals = [(target, job.target), (encoded, job.target), (records, job.records), (masks, job.masks)]
     graph = video_graph(job, info, encoded, records, masks, verbose)
-    metrics.open_stream(job.options.name)  # the counts of an earlier job are not this one's
+    counts = metrics.open_stream(job.options.name)  # an earlier job's are not this one's
     problems = check_graph(graph)
     if problems:
         raise ConfigError("; ".join(problems))
 
     def report() -> None:
-        counts = metrics.stream(job.options.name)
-        if watch is not None and counts is not None:
-            watch(counts, info)
+        current = metrics.stream(job.options.name)
+        if watch is not None and current is not None:
+            watch(current, info)
 
     try:
         try:
             run_graph(graph, verbose=verbose, watch=report)
-        except GraphStopped:
-            raise
-        except StreamError as error:
-            names = (encoded, job.target), (records, job.records), (masks, job.masks)
-            raise StreamError(with_final_names(str(error), names)) from error
         except GraphError as error:
-            _check_any_frame(job)  # the decoder has worse words for it
-            raise error
-        _check_any_frame(job)
+            if "failed to decode" in str(error):  # what the decoder says of a video without a single frame
+                raise StreamError(f"'{job.source}': not one frame could be decoded") from error
+            raise
         report()
-        finished = finish_video(encoded, job.source, job.target)
-        if finished.frames != _frames_drawn(job):
-            job.target.unlink()
-            raise StreamError(
-                f"'{job.target}' had {finished.frames} frames of the {_frames_drawn(job)} that were drawn"
-            )
-        _publish(job, records, masks)
+        counts = metrics.stream(job.options.name) or counts
+        if not counts.frames_in:
+            raise StreamError(f"'{job.source}': not one frame could be decoded")
+        finished = finish_video(encoded, job.source, target)
+        if finished.frames != counts.frames_out:
+            raise StreamError(f"'{job.target}' had {finished.frames} frames of the {counts.frames_out} that were drawn")
+        publish({path: final for path, final in finals if path and final and path != encoded})
+    except StreamError as error:
+        raise StreamError(with_final_names(str(error), finals)) from error
     finally:
-        for leftover in (encoded, records):
-            if leftover is not None:
-                leftover.unlink(missing_ok=True)
-        if masks is not None:
-            shutil.rmtree(masks, ignore_errors=True)
+        for path, _ in finals:
+            if path is not None and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path is not None:
+                path.unlink(missing_ok=True)
     return finished
-
-
-def _publish(job: VideoJob, records: Path | None, masks: Path | None) -> None:
-    """Give complete records and masks their names."""
-    try:
-        if records is not None and job.records is not None:
-            records.replace(job.records)
-        if masks is not None and job.masks is not None:
-            job.masks.mkdir(exist_ok=True)
-            for picture in masks.iterdir():
-                picture.replace(job.masks / picture.name)
-    except OSError as error:
-        raise StreamError(f"'{error.filename2 or error.filename}' cannot be written: {error.strerror}") from error
-
-
-def _frames_drawn(job: VideoJob) -> int:
-    counts = metrics.stream(job.options.name)
-    return counts.frames_out if counts is not None else 0
-
-
-def _check_any_frame(job: VideoJob) -> None:
-    counts = metrics.stream(job.options.name)
-    if counts is None or not counts.frames_in:
-        raise StreamError(f"'{job.source}': not one frame could be decoded")
 
 
 def video_graph(
@@ -141,7 +117,7 @@ def video_graph(
     key, value = _RATE_PARAMETERS[job.encoding.codec]
     loglevel = "info" if verbose else "error"
     encoder = {
-        "output_path": str(encoded),
+        "output_path": str(encoded.absolute()),  # FFmpeg takes 'a:b' for a protocol, but not '/a:b'
         "format": "mp4",
         "loglevel": loglevel,
         # the encoder counts in the source's own units of time, and is told the frame rate for its rate control
@@ -171,7 +147,12 @@ def video_graph(
         _node(
             0,
             "c_ffmpeg_decoder",
-            {"input_path": str(job.source), "copyts": 1, "loglevel": loglevel},
+            {
+                "input_path": str(job.source.absolute()),
+                "map_v": info.stream_index,
+                "copyts": 1,
+                "loglevel": loglevel,
+            },
             [],
             ["video:decoded"],
         ),
@@ -212,17 +193,16 @@ def _node(
     }
 
 
-def _check_target(job: VideoJob) -> None:
+def _check_outputs(job: VideoJob) -> None:
     target = job.target
     if target.suffix.lower() not in _CONTAINERS:
         raise ConfigError(f"'{target}': a video is written to {', '.join(sorted(_CONTAINERS))}, not '{target.suffix}'")
-    if target.exists() and target.samefile(job.source):
-        raise ConfigError(f"'{target}' is the input; choose another name for the output")
+    outputs = [path for path in (target, job.records, job.masks) if path is not None]
+    check_distinct([job.source], outputs)
     for path in (target, job.records):
         if path is not None and path.is_dir():
             raise StreamError(f"'{path}' is a folder; give the name of a file in it")
     if job.masks is not None and job.masks.exists() and not job.masks.is_dir():
         raise StreamError(f"'{job.masks}' is a file; masks go into a folder")
-    for path in (target, job.records, job.masks):
-        if path is not None:
-            check_writable(path)
+    for path in outputs:
+        check_writable(path)

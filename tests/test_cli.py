@@ -629,3 +629,106 @@ def test_a_reader_that_has_left_is_no_error(bright: Path) -> None:
     )  # fmt: skip
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
+
+
+def test_a_signal_ends_several_videos_and_not_just_the_first(long_clip: Path, tmp_path: Path, bright: Path) -> None:
+    second = tmp_path / "second.mp4"
+    second.symlink_to(long_clip)
+    command = [PROGRAM, "segment", str(long_clip), str(second), "-o", str(tmp_path / "out"), "-m", str(bright),
+               "--preset", "slower", "-v"]  # fmt: skip
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert running.stderr is not None
+        _until(running.stderr.fileno(), "bright.onnx")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    assert said.decode().count("stopped by SIGINT") == 1
+    assert left_in(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_while_the_file_is_finished_leaves_nothing(
+    number: signal.Signals, cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def interrupted(_encoded: Path, _source: Path, target: Path) -> None:
+        target.write_bytes(b"half a file")
+        os.kill(os.getpid(), number)
+        pytest.fail("the signal was not heard")
+
+    monkeypatch.setattr("bmf_trt_seg.transcode.finish_video", interrupted)
+    ended = cli("segment", plain_clip, "-o", tmp_path / "out.mp4", "-m", bright, "-q")
+    assert (ended.code, ended.err.strip()) == (1, "bmf-trt-seg: stopped")
+    assert left_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(closed: str, plain_clip: Path, tmp_path: Path, bright: Path) -> None:
+    words = [PROGRAM, "segment", str(plain_clip), "-o", str(tmp_path / "out.mp4"), "-m", str(bright)]
+    run = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, timeout=60)
+    assert run.returncode == 0
+    assert len(clips.read_clip(tmp_path / "out.mp4")) == 30
+
+
+@pytest.mark.parametrize("flag", ["--json", "--masks"])
+def test_no_output_replaces_the_input(
+    flag: str, cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path
+) -> None:
+    before = plain_clip.read_bytes()
+    ended = cli("segment", plain_clip, "-o", tmp_path / "out.mp4", "-m", bright, flag, plain_clip, "-y")
+    assert ended.code == 2
+    assert ended.err == f"bmf-trt-seg: '{plain_clip}' is the input; choose another name for the output\n"
+    assert plain_clip.read_bytes() == before
+    assert left_in(tmp_path) == set()
+
+
+def test_one_output_for_two_things_is_refused(
+    cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    ended = cli("segment", plain_clip, "-o", target, "--json", target, "-m", bright)
+    assert (ended.code, left_in(tmp_path)) == (2, set())
+    assert "would be written twice" in ended.err
+
+
+def test_a_graph_does_not_replace_its_input(cli: Callable[..., Ended], plain_clip: Path, bright: Path) -> None:
+    before = plain_clip.read_bytes()
+    ended = cli("run", TEMPLATES / "transcode_overlay.json", "-s", f"INPUT={plain_clip}", "-s", f"OUTPUT={plain_clip}",
+                "-s", f"MODEL={bright}")  # fmt: skip
+    assert (ended.code, plain_clip.read_bytes()) == (2, before)
+    assert "is the input" in ended.err
+
+
+def test_a_graph_says_that_its_input_is_damaged(cli: Callable[..., Ended], tmp_path: Path, bright: Path) -> None:
+    whole = clips.write_clip(tmp_path / "whole.mp4", frames=50, mux_options=(("movflags", "+faststart"),))
+    source = clips.cut(tmp_path / "cut.mp4", whole, 0.6)
+    ended = cli("run", TEMPLATES / "transcode_overlay.json", "-s", f"INPUT={source}",
+                "-s", f"OUTPUT={tmp_path / 'out.mp4'}", "-s", f"MODEL={bright}", "-q")  # fmt: skip
+    assert ended.code == 1
+    assert re.fullmatch(rf"bmf-trt-seg: '{source}' is damaged: .*; what could be decoded was processed\n", ended.err)
+
+
+def test_one_bad_file_of_several_is_reported_and_passed_over(
+    cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path
+) -> None:
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    ended = cli("segment", empty, plain_clip, "-o", tmp_path / "out", "-m", bright, "-q")
+    assert (ended.code, ended.err) == (1, f"bmf-trt-seg: '{empty}' is empty (0 bytes)\n")
+    assert left_in(tmp_path / "out") == {"plain.mp4"}
+
+
+def test_masks_of_a_longer_video_do_not_stay(
+    cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("00000099.png", "mine.png"):
+        (tmp_path / "masks" / name).touch()
+    assert (
+        cli("segment", plain_clip, "-o", tmp_path / "o.mp4", "-m", bright, "--masks", tmp_path / "masks", "-y").code
+        == 0
+    )
+    assert left_in(tmp_path / "masks") == {f"{number:08d}.png" for number in range(30)} | {"mine.png"}

@@ -234,16 +234,25 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("nodes", to=["x"]), ["graph: 'nodes' should be a list of objects"]),
         (_set("input_streams", to=None), [r"graph: 'input_streams' is missing; BMF wants a list, \[\] for none"]),
         (_set("nodes", 1, "id", to=0), ["node 0: another node has this id"]),
-        (_set("nodes", 1, "id", to="x"), ["node x: 'id' should be a whole number"]),
-        (_set("nodes", 1, "scheduler", to=None), ["node 1: 'scheduler' is missing: write the number of a thread, .*"]),
+        (_set("nodes", 1, "id", to="x"), ["node x: 'id' should be a whole number, from 0"]),
+        (_set("nodes", 1, "scheduler", to=None), ["node 1: 'scheduler' should be the number of a thread, from 0"]),
+        (_set("nodes", 1, "scheduler", to=-1), ["node 1: 'scheduler' should be the number of a thread, from 0"]),
         (_set("nodes", 1, "scheduler", to=5), [
             r'node 1: scheduler 5 does not exist; set the graph\'s "option": \{"scheduler_count": 6\}']),
         (_set("nodes", 1, "input_streams", to=None), [
-            r"node 1: 'input_streams' should be a list of \{\"identifier\": NAME\}, \[\] for none"]),
+            r"node 1: 'input_streams' should be a list of \{\"identifier\": NAME\}, \[\] for none",
+            "node 1: SegmentModule has one input stream"]),
         (_set("nodes", 1, "input_streams", to=["in"]), [
-            r"node 1: 'input_streams' should be a list of \{\"identifier\": NAME\}, \[\] for none"]),
+            r"node 1: 'input_streams' should be a list of \{\"identifier\": NAME\}, \[\] for none",
+            "node 1: SegmentModule has one input stream"]),
         (_set("nodes", 1, "optoin", to={}), [r"node 1: unknown key 'optoin' \(BMF would ignore it\); there are .*"]),
-        (_set("nodes", 1, "module_info", to=None), ["node 1: 'module_info' should be an object with a 'name'"]),
+        (_set("nodes", 1, "module_info", to=None), [
+            "node 1: 'module_info' should be an object of strings with a 'name'"]),
+        (_set("nodes", 1, "module_info", "path", to=5), [
+            "node 1: 'module_info' should be an object of strings with a 'name'"]),
+        (_set("nodes", 1, "module_info", to={}), ["node 1: 'module_info' has no 'name'"]),
+        (_set("nodes", 1, "id", to=[]), [r"node \[\]: 'id' should be a whole number, from 0"]),
+        (_set("nodes", 1, "input_manager", to="later"), ["node 1: unknown input_manager 'later'; there are .*"]),
         (_set("nodes", 1, "module_info", "pfad", to="x"), ["node 1, module_info: unknown key 'pfad' .*"]),
         (_set("nodes", 1, "input_streams", 0, "identifier", to="video:inn"), [
             "node 1: no node produces the stream 'inn'; there are in, out"]),

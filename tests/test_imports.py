@@ -18,7 +18,7 @@ PACKAGE = "bmf_trt_seg"
 # A module imports from layers above its own only.
 LAYERS = [
     ["", "colors", "errors", "metrics", "native_output", "records"],
-    ["frames", "media", "models", "models.packages", "validation"],
+    ["frames", "media", "models", "models.packages", "outputs", "validation"],
     ["finish", "legend", "models.tflite", "segmentation", "spec"],
     ["backends", "models.catalog", "options", "postprocess", "preprocess"],
     ["backends.onnxruntime", "backends.pytorch", "graph", "overlay", "replay"],

@@ -228,8 +228,8 @@ def test_conversion_of_8_bits_keeps_luma(pixel_format: str, tmp_path: Path, brig
         ("yuv444p", "limited", "limited"),
         ("yuv420p10le", "limited", "limited"),
         ("yuv420p10le", "full", "full"),
-        ("yuv444p", "full", "limited"),  # FFmpeg 4 decodes it as yuvj444p, which swscale makes limited
-        ("yuv422p", "full", "limited"),
+        ("yuv444p", "full", "full"),
+        ("yuv422p", "full", "full"),
     ],
 )
 def test_range_after_conversion(
@@ -370,3 +370,27 @@ def test_source_file_is_left_as_it_was(tmp_path: Path, bright: Path) -> None:
     segment(source, tmp_path / "out.mp4", bright)
     assert source.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize("value_range", ["limited", "full"])
+@pytest.mark.parametrize("pixel_format", ["yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv420p10le"])
+def test_a_conversion_leaves_a_flat_colour_as_it_is(
+    pixel_format: str, value_range: str, tmp_path: Path, bright: Path
+) -> None:
+    """FFV1 keeps the tag beside the format, so that a converter may overlook it."""
+    y, cb, cr = 60, 120, 140
+    scale = 4 if "10" in pixel_format else 1
+
+    def flat(_number: int, width: int, height: int, _format: str) -> av.VideoFrame:
+        frame = av.VideoFrame(width, height, pixel_format)
+        for plane, value in zip(frame.planes, (y, cb, cr), strict=True):
+            count = plane.buffer_size // (2 if scale > 1 else 1)
+            plane.update(np.full(count, value * scale, np.uint16 if scale > 1 else np.uint8).tobytes())
+        return frame
+
+    recipe = Recipe(frames=2, codec="ffv1", pixel_format=pixel_format, value_range=value_range, matrix="bt709")
+    source = clips.write_clip(tmp_path / "in.mkv", recipe, draw=flat, time_base=Fraction(1, 1000), pts=[0, 40])
+    segment(source, tmp_path / "out.mkv", bright, style="contour")
+    for shown in clips.read_clip(tmp_path / "out.mkv"):
+        assert [np.unique(plane).tolist() for plane in shown.planes] == [[y], [cb], [cr]]
+        assert shown.pixel_format == {"limited": "yuv420p", "full": "yuvj420p"}[value_range]

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.stream
 import clips
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_every_frame_once_in_order_at_its_time(name: str, tmp_path: Path, bright
     assert [number for _, number in before] == list(range(hidden, hidden + count)), "the clip is not as it should be"
     assert count >= 20 or name in {"one.mp4", "two.mp4", "slow.mp4", "long_gap.mp4"}
     assert after == before
-    assert finished == Finished(frames=len(before), lost=0, damage="", left_out=[])
+    assert finished == Finished(frames=len(before), lost=0, damage="", moved=0, left_out=[])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mov", ".mkv", ".ts"])
@@ -278,3 +279,61 @@ def test_batches_and_intervals_keep_times(tmp_path: Path, bright: Path) -> None:
         target = tmp_path / "out.mp4"
         segment(source, target, bright, **options)
         assert clips.times(target) == clips.times(source), options
+
+
+def _two_videos(path: Path, first: Path, second: Path) -> Path:
+    """A file whose second video stream is the main one."""
+    with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(path), "w") as out:
+        streams = [out.add_stream_from_template(source.streams.video[0]) for source in (one, two)]
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
+        for source, stream in zip((one, two), streams, strict=True):
+            for packet in source.demux(source.streams.video[0]):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    return path
+
+
+def test_the_main_video_stream_is_the_one_that_is_segmented(tmp_path: Path, bright: Path) -> None:
+    first = clips.write_clip(tmp_path / "first.mp4", frames=12, rate=Fraction(30))
+    second = clips.write_clip(tmp_path / "second.mp4", frames=20, numbers=range(100, 120))
+    source = _two_videos(tmp_path / "in.mp4", first, second)
+    finished = segment(source, tmp_path / "out.mp4", bright)
+    assert (finished.frames, finished.lost, finished.damage) == (20, 0, "")
+    assert finished.left_out == ["video stream 0 (h264)"]
+    assert clips.times(tmp_path / "out.mp4") == clips.times(second)
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "file:x.mp4", "-out.mp4", "100%03d é [1].mp4"])
+def test_names_that_ffmpeg_would_take_for_something_else(
+    name: str, plain_clip: Path, tmp_path: Path, bright: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(plain_clip.read_bytes())
+    finished = segment(Path(name), Path("out " + name), bright)
+    assert (finished.frames, finished.damage) == (30, "")
+    assert clips.times(tmp_path / ("out " + name)) == clips.times(plain_clip)
+
+
+def test_chapters_titles_and_defaults_of_other_streams_stay(tmp_path: Path, bright: Path) -> None:
+    plain = clips.write_clip(tmp_path / "plain.mkv", frames=25, audio=("aac", "aac"))
+    source = tmp_path / "in.mkv"
+    with av.open(str(plain)) as old, av.open(str(source), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in old.streams}
+        out.set_chapters(
+            [{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}}]
+        )
+        streams[2].metadata["title"] = "Commentary"
+        streams[1].disposition = av.stream.Disposition(0)
+        streams[2].disposition = av.stream.Disposition.default
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    segment(source, tmp_path / "out.mkv", bright)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]
+        first, second = container.streams.audio
+        assert second.metadata["title"] == "Commentary"
+        assert (bool(first.disposition & 1), bool(second.disposition & 1)) == (False, True)

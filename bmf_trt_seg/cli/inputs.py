@@ -32,10 +32,8 @@ def collect(names: Sequence[str], target: Path, overwrite: bool) -> Inputs:
     would overwrite something.
     """
     sources = [path for name in names for path in _expanded(name)]
-    pictures = [path for path in sources if path.suffix.lower() in PICTURE_SUFFIXES]
-    videos = [path for path in sources if path.suffix.lower() not in PICTURE_SUFFIXES]
-    for path in sources:
-        check_readable(path)
+    if len(sources) == 1:  # of several, a bad one does not stop the rest
+        check_readable(sources[0])
     named_folder = any(Path(name).is_dir() for name in names)
     into_folder = len(sources) > 1 or named_folder or target.is_dir()
     if into_folder:
@@ -47,7 +45,13 @@ def collect(names: Sequence[str], target: Path, overwrite: bool) -> Inputs:
             raise StreamError(f"the folder '{target}' cannot be made: {error.strerror}") from error
     pairs = [(source, target / _output_name(source) if into_folder else target) for source in sources]
     _check_targets(pairs, overwrite)
-    return Inputs([pair for pair in pairs if pair[0] in videos], [pair for pair in pairs if pair[0] in pictures])
+    return Inputs(
+        [pair for pair in pairs if not _is_picture(pair[0])], [pair for pair in pairs if _is_picture(pair[0])]
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _expanded(name: str) -> list[Path]:
@@ -83,7 +87,6 @@ def _check_targets(pairs: list[tuple[Path, Path]], overwrite: bool) -> None:
             raise ConfigError(f"'{target}' is an input as well; choose another output")
         if target.exists() and not overwrite:
             raise click.UsageError(f"'{target}' exists; give -y to replace it")
-        is_picture = source.suffix.lower() in PICTURE_SUFFIXES
-        if is_picture and target.suffix.lower() not in PICTURE_SUFFIXES:
+        if _is_picture(source) and target.suffix.lower() not in PICTURE_SUFFIXES:
             endings = ", ".join(sorted(PICTURE_SUFFIXES))
             raise ConfigError(f"'{target}': a picture is written to {endings}, not '{target.suffix}'")

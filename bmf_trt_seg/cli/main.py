@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -60,7 +61,10 @@ def _cli(context: click.Context, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    # OpenMP and OpenCV threads only disturb the decoder, the network and the encoder, which have their own
+    _open_closed_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end as with Ctrl-C, so that nothing is left half-written
+        signal.signal(number, signal.default_int_handler)
+    # OpenMP threads of numerical libraries only get in the way of the decoder, the network and the encoder
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     code = _run(arguments)
     sys.stdout.flush()
@@ -68,6 +72,17 @@ def main(arguments: list[str] | None = None) -> None:
     if any(thread.name == "graph" for thread in threading.enumerate()):
         os._exit(code)  # a graph that would not end: its C++ threads would keep the interpreter from exiting
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Daemons and cron jobs may start us without standard streams; files we open must not get their numbers."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _run(arguments: list[str] | None) -> int:

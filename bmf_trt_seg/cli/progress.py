@@ -15,6 +15,9 @@ __all__ = ["Progress"]
 _LINE_SECONDS = 10.0
 
 
+tqdm.monitor_interval = 0  # no thread of its own: a signal is to find none that has not blocked it
+
+
 class _StandardError:
     """The standard error stream of the moment: a captured run replaces it, and the bar outlives the run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from bmf_trt_seg import metrics
 from bmf_trt_seg.cli.graph import checked_graph, variables_flag
 from bmf_trt_seg.cli.options import set_messages
 from bmf_trt_seg.cli.progress import Progress
+from bmf_trt_seg.finish import source_damage
 
 __all__ = ["command"]
 
@@ -21,7 +23,7 @@ __all__ = ["command"]
 @click.option("-v", "--verbose", is_flag=True, help="Show what BMF and FFmpeg print, too.")
 def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool) -> int:
     """Run a BMF graph. It is checked first; a node that fails ends the run with exit code 1."""
-    from bmf_trt_seg.graph import run_graph, whole_outputs
+    from bmf_trt_seg.graph import input_files, run_graph, whole_outputs
 
     set_messages(quiet, verbose)
     content = checked_graph(graph, variables)
@@ -40,4 +42,12 @@ def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool)
             run_graph(outputs, verbose=verbose, watch=lambda: progress.update(frames(), None))
         done = f"{frames()} frames in {progress.seconds:.1f} s" if names else f"{progress.seconds:.1f} s"
         progress.say(f"{graph.name}: done, {done}")
-    return 0
+    return _report_damage(input_files(content))
+
+
+def _report_damage(paths: list[Path]) -> int:
+    """BMF's decoder ends at damage as if the video were over; 1 if any input has some."""
+    damaged = {path: damage for path in paths if (damage := source_damage(path))}
+    for path, damage in damaged.items():
+        print(f"bmf-trt-seg: '{path}' is damaged: {damage}; what could be decoded was processed", file=sys.stderr)
+    return 1 if damaged else 0

@@ -12,6 +12,7 @@ from bmf_trt_seg.cli.inputs import collect
 from bmf_trt_seg.cli.options import encoding_flags, given, module_flags, output_flags, set_messages
 from bmf_trt_seg.cli.progress import Progress
 from bmf_trt_seg.errors import ConfigError, SegError
+from bmf_trt_seg.graph import GraphStopped
 from bmf_trt_seg.options import SegmentOptions, read_options
 from bmf_trt_seg.transcode import Encoding, VideoJob
 
@@ -43,6 +44,9 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
     for path in (records, masks):
         if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
             raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
+    if masks and masks.is_dir():
+        for old in masks.glob("[0-9]" * 8 + ".png"):  # of a longer video, they would be taken for this one's
+            old.unlink()
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
     failed = _segment_pictures(pairs.pictures, options, quiet) if pairs.pictures else 0
     for source, output in pairs.videos:
@@ -51,9 +55,9 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
             return segment_one_video(job, quiet, verbose) or failed
         try:
             failed |= segment_one_video(job, quiet, verbose)
+        except (ConfigError, GraphStopped):
+            raise
         except SegError as error:  # one bad file does not stop the rest
-            if isinstance(error, ConfigError):
-                raise
             print(f"bmf-trt-seg: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -69,6 +73,11 @@ def segment_one_video(job: VideoJob, quiet: bool, verbose: bool) -> int:
         )
         rate = finished.frames / progress.seconds
         progress.say(f"{job.target}: {finished.frames} frames in {progress.seconds:.1f} s, {rate:.1f} a second")
+        if finished.moved:
+            progress.say(
+                f"{job.target}: {finished.moved} frames have no time of their own in '{job.source}' and follow the one "
+                "before at once"
+            )
         if finished.left_out:
             progress.say(
                 f"{job.target}: left out, because this container cannot hold it: {', '.join(finished.left_out)}"

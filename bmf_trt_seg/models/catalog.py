@@ -108,7 +108,10 @@ def models_folder() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # the XDG specification says that a relative path there is to be ignored
     if not cache.is_absolute():
-        cache = Path.home() / ".cache"
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError as error:
+            raise ConfigError("there is no home folder here: set BMF_TRT_SEG_MODELS to a folder for models") from error
     return cache / "bmf_trt_seg" / "models"
 
 
@@ -144,7 +147,7 @@ def find(model: str) -> Path:
 
     Raises ConfigError, with what to do, if there is no such file.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # noqa: PTH111 (a '~name' of nobody stays as it is)
     if path.is_file():
         return path
     if model in CATALOG:

@@ -1,0 +1,66 @@
+"""Files that appear under their names when they are complete: temporary names, checks, publishing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bmf_trt_seg.errors import ConfigError, StreamError
+
+__all__ = ["check_distinct", "check_writable", "publish", "temporary_path", "with_final_names"]
+
+
+def temporary_path(target: Path, mark: str = "part") -> Path:
+    """A name in the folder of `target` for what is not complete yet; its ending still tells the container."""
+    return target.with_name(f".{target.stem}.{os.getpid()}.{mark}{target.suffix}")
+
+
+def with_final_names(text: str, names: Iterable[tuple[Path | None, Path | None]]) -> str:
+    """A message about temporary files as one about the files that the user asked for."""
+    for temporary, final in names:
+        text = text.replace(f"'{temporary}'", f"'{final}'")
+    return text
+
+
+def check_writable(path: Path) -> None:
+    """Raise StreamError unless a file of this name can be made: now, and not after an hour of encoding."""
+    folder = path.parent
+    if not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "does not exist"
+        raise StreamError(f"'{path}' cannot be written: the folder '{folder}' {problem}")
+    probe = temporary_path(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StreamError(f"'{path}' cannot be written: {error.strerror}") from error
+
+
+def check_distinct(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Raise ConfigError if an output is an input or another output."""
+    taken = {path.resolve() for path in inputs}
+    written: set[Path] = set()
+    for path in outputs:
+        if path.resolve() in taken:
+            raise ConfigError(f"'{path}' is the input; choose another name for the output")
+        if path.resolve() in written:
+            raise ConfigError(f"'{path}' would be written twice; choose another name for one of the outputs")
+        written.add(path.resolve())
+
+
+def publish(names: Mapping[Path, Path]) -> None:
+    """Give complete files their names, one after the other; a temporary file that does not exist is passed over.
+
+    A folder gives its files to the folder of its final name. Raises StreamError.
+    """
+    try:
+        for temporary, target in names.items():
+            if temporary.is_dir():
+                target.mkdir(exist_ok=True)
+                for file in temporary.iterdir():
+                    file.replace(target / file.name)
+            elif temporary.exists():
+                temporary.replace(target)
+    except OSError as error:
+        raise StreamError(f"'{error.filename2 or error.filename}' cannot be written: {error.strerror}") from error
