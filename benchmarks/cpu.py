@@ -1,4 +1,4 @@
-"""Frames a second and peak memory on the CPU, of three ways from one clip to one file:
+"""Frames a second and peak memory on the CPU, of four ways from one clip to one file:
 
 pipeline    bmf-trt-seg: BMF decoder → SegmentModule → BMF encoder, finished and counted
 plain loop  what one would write: PyAV decode → RGB → the same network → NumPy blend → PyAV encode
@@ -7,7 +7,7 @@ transcode   BMF decoder → BMF encoder, nothing in between: what decoding and e
 
 Each runs in a process of its own, in turn, several times; medians are shown, and ratios, which hold on other machines.
 
-    python benchmarks/cpu.py [--frames 600] [--rounds 5] [--json FILE]
+    python benchmarks/cpu.py [--frames 900] [--rounds 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def _measure_here(way: str, clip: Path, target: Path) -> None:
 
 def _measure(way: str, clip: Path, folder: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--way", way, "--clip", str(clip), "--target", str(folder / "out.mp4")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # as the command line does before it imports anything
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} if way == "pipeline" else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     if done.returncode:
         sys.exit(f"bench: {way} failed:\n{done.stderr}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -150,7 +152,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the pipeline against a plain loop and a bare transcode.")
-    parser.add_argument("--frames", type=int, default=600, help="length of the clip, 720p (default 600)")
+    parser.add_argument("--frames", type=int, default=900, help="length of the clip, 720p (default 900)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each way (default 5)")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--way", choices=list(_WAYS), help=argparse.SUPPRESS)

@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -221,11 +222,10 @@ def test_output_equal_to_input(tmp_path: Path, bright: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    request.addfinalizer(lambda: subprocess.run(["umount", "--lazy", folder], capture_output=True))
     mounted = os.geteuid() == 0 and (
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode == 0
     )

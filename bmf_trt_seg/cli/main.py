@@ -64,8 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):  # end as with Ctrl-C, so that nothing is left half-written
         signal.signal(number, signal.default_int_handler)
-    # OpenMP threads of numerical libraries only get in the way of the decoder, the network and the encoder
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # threads that numerical libraries start and let spin get in the way of decoder, network and encoder
+    for library in ("OMP", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
