@@ -37,6 +37,7 @@ def captured_output(capture: bool = True) -> Iterator[CapturedOutput]:
     """
     if not capture:
         yield CapturedOutput(None)
+        ctypes.CDLL(None).fflush(None)  # in order with what Python prints afterwards
         return
     sys.stdout.flush()
     sys.stderr.flush()
