@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.10,<3.13",  # BMF's wheels end at 3.12
     install_requires=[
         "BabitMF==0.2.0",
-        "av>=13",
+        "av>=17,<19",  # 19 has rational numbers of its own
         "click>=8.1",
         "numpy>=1.26",
         "onnx>=1.16",
