@@ -24,7 +24,6 @@ class VideoInfo:
     stream_index: int
     width: int
     height: int
-    pixel_format: str
     time_base: Fraction
     rate: Fraction | None
     """Frames a second on average; None if the container does not tell."""
@@ -82,7 +81,6 @@ def probe_video(path: Path) -> VideoInfo:
                 stream_index=stream.index,
                 width=codec.width,
                 height=codec.height,
-                pixel_format=codec.pix_fmt or "",
                 time_base=stream.time_base or Fraction(1, 90000),
                 rate=stream.average_rate or stream.guessed_rate,
                 frames=stream.frames or None,
