@@ -7,9 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 import cv2
-from bmf import Module, Packet, ProcessResult, Task, Timestamp, VideoFrame
+from bmf import Packet, Task, Timestamp, VideoFrame
 
 from bmf_trt_seg.bmf_frames import Picture, new_picture, picture_of
+from bmf_trt_seg.bmf_module import OurModule, packets
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import read_options
@@ -35,7 +36,7 @@ class _Waiting:
         self.time_base = Fraction(source.frame.time_base.num, source.frame.time_base.den)
 
 
-class SegmentModule(Module):  # type: ignore[misc]
+class SegmentModule(OurModule):
     """Segments the frames of its input stream.
 
     Output stream 0 carries a frame for each frame that came, in order, with the same timestamps and properties.
@@ -52,19 +53,9 @@ class SegmentModule(Module):  # type: ignore[misc]
         self._pipeline = Pipeline(options, self._metrics)
         self._waiting: list[_Waiting] = []
         self._size_wh: tuple[int, int] | None = None
-        self._failure: Exception | None = None
 
-    def process(self, task: Task) -> ProcessResult:
-        if self._failure is not None:
-            raise self._failure  # BMF calls again after a failure and reports the last one, the first is the cause
-        try:
-            return self._process(task)
-        except Exception as error:
-            self._failure = error
-            raise
-
-    def _process(self, task: Task) -> ProcessResult:
-        for packet in _packets(task.get_inputs()[0]):
+    def work(self, task: Task) -> None:
+        for packet in packets(task.get_inputs()[0]):
             if packet.timestamp == Timestamp.EOF or self._metrics.stop_requested:
                 self._emit(task)
                 for stream in task.get_outputs().values():
@@ -75,7 +66,6 @@ class SegmentModule(Module):  # type: ignore[misc]
                 self._take(packet)
                 if self._is_ready():
                     self._emit(task)
-        return ProcessResult.OK
 
     def _take(self, packet: Packet) -> None:
         source = picture_of(packet.get(VideoFrame))
@@ -136,11 +126,6 @@ class SegmentModule(Module):  # type: ignore[misc]
 
     def close(self) -> None:
         self._pipeline.close()
-
-
-def _packets(stream: Any) -> Any:
-    while not stream.empty():
-        yield stream.get()
 
 
 def _send(stream: Any, content: Any, timestamp: int) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import cv2
-from bmf import Module, ProcessResult, Task, Timestamp
+from bmf import Task, Timestamp
 
+from bmf_trt_seg.bmf_module import OurModule, packets
 from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.options import RecordSinkOptions
 from bmf_trt_seg.records import class_map
@@ -19,7 +20,7 @@ from bmf_trt_seg.validation import validated
 __all__ = ["RecordSink"]
 
 
-class RecordSink(Module):  # type: ignore[misc]
+class RecordSink(OurModule):
     """Writes records as JSON lines, and their class maps as PNG files `00000000.png` numbered by frame.
 
     A pixel of a PNG is the index of its class, or the record's `background` (see `bmf_trt_seg.records`).
@@ -29,7 +30,6 @@ class RecordSink(Module):  # type: ignore[misc]
         super().__init__(node, option)
         options = validated(RecordSinkOptions, option or {}, "options of RecordSink")
         self._lines: TextIO | None = None
-        self._failure: Exception | None = None
         self._masks = Path(options.masks) if options.masks else None
         if options.json_lines:
             with _writing(options.json_lines):
@@ -38,31 +38,18 @@ class RecordSink(Module):  # type: ignore[misc]
             with _writing(str(self._masks)):
                 self._masks.mkdir(parents=True, exist_ok=True)
 
-    def process(self, task: Task) -> ProcessResult:
-        if self._failure is not None:
-            raise self._failure  # BMF calls again after a failure and reports the last one, the first is the cause
-        try:
-            return self._process(task)
-        except Exception as error:
-            self._failure = error
-            self.close()
-            raise
-
     def close(self) -> None:
         if self._lines is not None:
             with suppress(OSError):  # what could not be written was told before
                 self._lines.close()
 
-    def _process(self, task: Task) -> ProcessResult:
-        stream = task.get_inputs()[0]
-        while not stream.empty():
-            packet = stream.get()
+    def work(self, task: Task) -> None:
+        for packet in packets(task.get_inputs()[0]):
             if packet.timestamp == Timestamp.EOF:
                 self._finish()
                 task.timestamp = Timestamp.DONE
             elif packet.is_(dict):
                 self._write(packet.get(dict))
-        return ProcessResult.OK
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._lines is not None:

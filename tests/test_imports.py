@@ -23,8 +23,8 @@ LAYERS = [
     ["backends", "models.catalog", "options", "postprocess", "preprocess"],
     ["backends.onnxruntime", "backends.pytorch", "graph", "overlay", "replay"],
     ["pipeline", "transcode"],
-    ["bmf_frames", "pictures", "sinks"],
-    ["module"],
+    ["bmf_frames", "bmf_module", "pictures"],
+    ["module", "sinks"],
     ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
     ["cli.graph", "cli.segment"],
     ["cli.render", "cli.run"],
@@ -36,11 +36,11 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 STEPS = {"preprocess", "postprocess", "overlay"}
-BMF_ADAPTERS = {"module", "bmf_frames", "sinks"}
+BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "sinks"}
 
 # Who may import a library, and whether at the top of the file.
 OPTIONAL = {
-    "bmf": {"module": True, "bmf_frames": True, "sinks": True, "graph": False, "cli.doctor": False},
+    "bmf": {"module": True, "bmf_module": True, "bmf_frames": True, "sinks": True, "graph": False, "cli.doctor": False},
     "torch": {"backends.pytorch": True},
     "onnxruntime": {"backends.onnxruntime": True},
     "tensorrt": {},

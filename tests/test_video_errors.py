@@ -306,7 +306,7 @@ def test_limit_on_file_sizes(limit: int, tmp_path: Path, bright: Path, plain_cli
 
 def test_missing_model_file(tmp_path: Path, plain_clip: Path) -> None:
     model = tmp_path / "no.onnx"
-    words = f"model file '{model}' does not exist; Models known by name: person, person-landscape"
+    words = f"model file '{model}' does not exist; models known by name: person, person-landscape"
     _fails_with(ConfigError, words, plain_clip, tmp_path / "out.mp4", model)
 
 

@@ -167,11 +167,11 @@ def select_backend(name: str, model: Path) -> type[Backend]:
             known = ", ".join(ending for entry in BACKENDS.values() for ending in entry.suffixes)
             raise ConfigError(f"model '{model.name}': no backend runs files ending in '{suffix}'; known are {known}")
     entry = BACKENDS[name]
+    if not entry.installed:
+        raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
     if suffix not in entry.suffixes:
         endings = ", ".join(entry.suffixes)
         raise ConfigError(f"model '{model.name}': backend '{name}' runs files ending in {endings}")
-    if not entry.installed:
-        raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
     if importlib.util.find_spec(entry.module) is None:
         raise BackendUnavailable(f"backend '{name}' is not part of this version of bmf_trt_seg; use 'onnxruntime'")
     try:

@@ -205,7 +205,7 @@ def _known(name: str) -> str:
     """The end of a message about a name that is not known."""
     close = difflib.get_close_matches(Path(name).stem, CATALOG, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return hint + "Models known by name: " + ", ".join(CATALOG)
+    return hint + "models known by name: " + ", ".join(CATALOG)
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -109,7 +109,7 @@ def test_fetch_into_a_given_folder(tmp_path, folder):
 
 def test_fetch_of_an_unknown_name(downloads):
     message = (
-        "there is no model 'persn' to fetch; did you mean 'person'? Models known by name: person, person-landscape"
+        "there is no model 'persn' to fetch; did you mean 'person'? models known by name: person, person-landscape"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         fetch("persn")
@@ -213,16 +213,16 @@ def test_find_gives_a_fetched_network(folder, tmp_path, monkeypatch):
         (
             "person-landscap",
             "model file 'person-landscap' does not exist; did you mean 'person-landscape'? "
-            "Models known by name: person, person-landscape",
+            "models known by name: person, person-landscape",
         ),
         (
             "models/person.onnx",
             "model file 'models/person.onnx' does not exist; did you mean 'person'? "
-            "Models known by name: person, person-landscape",
+            "models known by name: person, person-landscape",
         ),
-        ("fcn.onnx", "model file 'fcn.onnx' does not exist; Models known by name: person, person-landscape"),
-        ("/", "model file '/' is a folder, expected a file; Models known by name: person, person-landscape"),
-        ("", "model file '' is a folder, expected a file; Models known by name: person, person-landscape"),
+        ("fcn.onnx", "model file 'fcn.onnx' does not exist; models known by name: person, person-landscape"),
+        ("/", "model file '/' is a folder, expected a file; models known by name: person, person-landscape"),
+        ("", "model file '' is a folder, expected a file; models known by name: person, person-landscape"),
     ],
 )
 def test_find_says_what_to_do(model, message):
