@@ -88,6 +88,8 @@ def segment_video(
         finished = finish_video(encoded, job.source, target)
         if finished.frames != counts.frames_out:
             raise StreamError(f"'{job.target}' had {finished.frames} frames of the {counts.frames_out} that were drawn")
+        if job.masks is not None:
+            _remove_masks(job.masks)
         publish({path: final for path, final in finals if path and final and path != encoded})
     except StreamError as error:
         raise StreamError(with_final_names(str(error), finals)) from error
@@ -98,6 +100,12 @@ def segment_video(
             elif path is not None:
                 path.unlink(missing_ok=True)
     return finished
+
+
+def _remove_masks(folder: Path) -> None:
+    """Masks of an earlier, longer video would be taken for this one's; they go when the new ones are complete."""
+    for old in folder.glob("[0-9]" * 8 + ".png"):
+        old.unlink()
 
 
 def video_graph(

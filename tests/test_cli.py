@@ -721,6 +721,14 @@ def test_one_bad_file_of_several_is_reported_and_passed_over(
     assert left_in(tmp_path / "out") == {"plain.mp4"}
 
 
+def test_a_run_that_fails_leaves_older_masks(cli: Callable[..., Ended], tmp_path: Path, bright: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "00000000.png").touch()
+    source = clips.text_file(tmp_path / "text.mp4")
+    assert cli("segment", source, "-o", tmp_path / "o.mp4", "-m", bright, "--masks", tmp_path / "masks", "-y").code == 1
+    assert left_in(tmp_path / "masks") == {"00000000.png"}
+
+
 def test_masks_of_a_longer_video_do_not_stay(
     cli: Callable[..., Ended], plain_clip: Path, tmp_path: Path, bright: Path
 ) -> None:

@@ -44,9 +44,6 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
     for path in (records, masks):
         if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
             raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
-    if masks and masks.is_dir():
-        for old in masks.glob("[0-9]" * 8 + ".png"):  # of a longer video, they would be taken for this one's
-            old.unlink()
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
     failed = _segment_pictures(pairs.pictures, options, quiet) if pairs.pictures else 0
     for source, output in pairs.videos:
