@@ -24,6 +24,7 @@ setup(
         "BabitMF==0.2.0",
         "av>=17,<19",  # 19 has rational numbers of its own
         "click>=8.1",
+        "filelock>=3.12",
         "numpy>=1.26",
         "onnx>=1.16",
         "onnxruntime>=1.18",
@@ -37,7 +38,16 @@ setup(
     ],
     extras_require={
         "pytorch": ["torch>=2.4"],
-        "test": ["ai-edge-litert>=1.2", "mypy>=1.10", "psutil>=5.9", "pytest>=8.2", "pytest-timeout>=2.3", "ruff>=0.6"],
+        "tensorrt": ["tensorrt>=8.6", "torch>=2.4"],
+        "test": [
+            "ai-edge-litert>=1.2",
+            "mypy>=1.10",
+            "psutil>=5.9",
+            "pytest>=8.2",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+            "tensorrt-rtx-cu13>=1.2",  # builds engines on machines without a GPU
+        ],
     },
     entry_points={"console_scripts": ["bmf-trt-seg = bmf_trt_seg.cli.main:main"]},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import bmf.hmp as hmp
@@ -38,7 +38,10 @@ _HD_HEIGHT = 720  # an untagged stream of this height or more is BT.709, as play
 
 @dataclass(frozen=True)
 class Picture:
-    """A BMF frame in host memory with its planes, which are views and live as long as the frame."""
+    """A BMF frame in host memory with its planes, which are views and live as long as the frame.
+
+    Of a frame that came in the memory of a GPU, this is a copy; `planes.on_device` are views of the original.
+    """
 
     frame: VideoFrame
     planes: FramePlanes
@@ -52,6 +55,11 @@ def picture_of(frame: VideoFrame) -> Picture:
     rounded to 8; matrix and range stay. RGB becomes BT.601, and grey what it is, in limited range. Raises FrameError
     for a format that cannot be converted.
     """
+    if frame.frame().device().type() == hmp.kCUDA:
+        host = frame.cpu()
+        host.copy_props(frame)
+        copied = picture_of(host)
+        return replace(copied, planes=replace(copied.planes, on_device=_on_device(frame, copied.planes)))
     picture = frame.frame()
     source, number = picture.pix_info(), int(picture.format())
     is_full = source.range == hmp.kCR_JPEG
@@ -108,6 +116,15 @@ def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
             )
         view = np.lib.stride_tricks.as_strided(view, (*shape[:2], view.shape[2]), view.strides)
     return view if len(shape) == 3 else view[..., 0]
+
+
+def _on_device(frame: VideoFrame, planes: FramePlanes) -> tuple[Any, ...] | None:
+    """The planes of a CUDA frame for PyTorch, through DLPack, without a copy; None if they are of other shapes."""
+    import torch
+
+    views = [torch.from_dlpack(frame.frame().plane(index)) for index in range(frame.frame().nplanes())]
+    views = [view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views]
+    return tuple(views) if [tuple(view.shape) for view in views] == [plane.shape for plane in planes.planes] else None
 
 
 def _format_name(number: int) -> str:

@@ -6,7 +6,7 @@ It knows pixel formats, sizes and colour spaces; it does not know where the pict
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -49,6 +49,8 @@ class FramePlanes:
     planes: tuple[npt.NDArray[np.uint8], ...]
     matrix: Matrix = "bt709"
     value_range: Range = "limited"
+    on_device: tuple[Any, ...] | None = None
+    """The same planes as CUDA tensors (torch, of the same shapes), if the picture came in the memory of a GPU."""
 
     def __post_init__(self) -> None:
         expected = plane_shapes(self.pixel_format, self.width, self.height)
@@ -77,7 +79,7 @@ class FramePlanes:
         """A copy of another size (bilinear)."""
         shapes = plane_shapes(self.pixel_format, width, height)
         planes = tuple(cv2.resize(plane, shape[1::-1]) for plane, shape in zip(self.planes, shapes, strict=True))
-        return replace(self, width=width, height=height, planes=planes)
+        return replace(self, width=width, height=height, planes=planes, on_device=None)
 
     def copy_from(self, source: FramePlanes, left: int = 0) -> None:
         """Copy a picture of the same format into this one, `left` (even) columns from its left border.
@@ -105,4 +107,4 @@ def allocate_planes(like: FramePlanes, width: int, height: int) -> FramePlanes:
     """A new picture of the format and colour space of `like`, its pixels undefined."""
     shapes = plane_shapes(like.pixel_format, width, height)
     planes = tuple(np.empty(shape, np.uint8) for shape in shapes)
-    return replace(like, width=width, height=height, planes=planes)
+    return replace(like, width=width, height=height, planes=planes, on_device=None)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from bmf_trt_seg.engine.options import BuildOptions, Shape, options_from_text, parse_shape
 from bmf_trt_seg.spec import Color
 from bmf_trt_seg.validation import Strict, allowed_values, validated
 
@@ -33,10 +34,20 @@ def _palette_from_text(value: Any) -> Any:
     return {label.strip(): color.strip() for label, _, color in pairs}
 
 
+def _shapes_from_text(value: Any) -> Any:
+    """Shapes may be written 'input:1x3x512x512,other:1x4'."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition(":") for part in value.split(",") if part.strip()]
+    return {name.strip(): parse_shape(shape) for name, _, shape in pairs} or None
+
+
 class SegmentOptions(Strict):
     """Options of `bmf_trt_seg.module.SegmentModule`; see the fields."""
 
-    model: str = pydantic.Field("", description="Model file (.onnx, .pt, .pt2), or a name that 'models list' shows.")
+    model: str = pydantic.Field(
+        "", description="Model file (.onnx, .pt, .pt2, .engine), or a name that 'models list' shows."
+    )
     replay: str = pydantic.Field(
         "", description="Records written by --json: their masks are drawn again, and no network is run."
     )
@@ -46,6 +57,16 @@ class SegmentOptions(Strict):
     device: Annotated[
         str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu' or 'cuda:N'"])
     ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.")
+    build: Annotated[BuildOptions, pydantic.BeforeValidator(options_from_text)] = pydantic.Field(
+        BuildOptions(),
+        description="How a TensorRT engine is built if 'model' is an .onnx file: 'precision=fp16', or an object; "
+        "see 'bmf-trt-seg build --help'.",
+    )
+    input_shapes: Annotated[dict[str, Shape] | None, pydantic.BeforeValidator(_shapes_from_text)] = pydantic.Field(
+        None,
+        description="Shapes of the network's inputs, where it leaves them open: 'input:1x3x512x512'. The picture's "
+        "takes the place of its description's height and width, and its first size that of batch_size.",
+    )
     batch_size: int = pydantic.Field(1, ge=1, le=256, description="Frames in one inference.")
     threads: int = pydantic.Field(1, ge=0, le=256, description="CPU threads of the network; 0 takes a thread a core.")
     classes: Annotated[list[str | pydantic.StrictInt] | None, pydantic.BeforeValidator(_split_commas)] = pydantic.Field(
@@ -108,7 +129,7 @@ def option_table() -> list[tuple[str, str, str, str]]:
     return [
         (
             name,
-            json.dumps(prop.get("default")),
+            "{}" if isinstance(prop.get("default"), dict) else json.dumps(prop.get("default")),
             allowed_values(prop, schema.get("$defs")),
             str(prop.get("description", "")),
         )

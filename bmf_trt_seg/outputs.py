@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 
-__all__ = ["check_distinct", "check_writable", "publish", "temporary_path", "with_final_names"]
+__all__ = ["check_distinct", "check_writable", "publish", "temporary_path", "with_final_names", "write_whole"]
 
 
 def temporary_path(target: Path, mark: str = "part") -> Path:
@@ -64,3 +65,13 @@ def publish(names: Mapping[Path, Path]) -> None:
                 temporary.replace(target)
     except OSError as error:
         raise StreamError(f"'{error.filename2 or error.filename}' cannot be written: {error.strerror}") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under a temporary name beside `path`, then give it its name. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

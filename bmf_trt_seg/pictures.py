@@ -17,7 +17,7 @@ from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.outputs import temporary_path
 from bmf_trt_seg.pipeline import Pipeline
 
-__all__ = ["PICTURE_SUFFIXES", "segment_pictures"]
+__all__ = ["PICTURE_SUFFIXES", "read_picture", "segment_pictures"]
 
 PICTURE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -46,14 +46,15 @@ def segment_pictures(
 
 
 def _segment_picture(pipeline: Pipeline, number: int, source: Path, target: Path) -> None:
-    frame = _read(source)
+    frame = read_picture(source)
     (segmentation,) = pipeline.segment([frame], [number], [(number, Fraction(1))])
     drawn = allocate_planes(frame, *pipeline.size(frame.width, frame.height))
     pipeline.draw(frame, segmentation, drawn)
     _write(drawn, target)
 
 
-def _read(path: Path) -> FramePlanes:
+def read_picture(path: Path) -> FramePlanes:
+    """A picture file upright, R'G'B' of 8 bits. Raises StreamError."""
     try:
         with Image.open(path) as image:
             upright = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")

@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bmf_trt_seg.backends import Backend, select_backend
+from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import StreamMetrics
-from bmf_trt_seg.models.catalog import find
+from bmf_trt_seg.networks import backend_for
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look, Overlay
 from bmf_trt_seg.postprocess import Postprocess, chosen_classes
 from bmf_trt_seg.preprocess import Preprocess
+from bmf_trt_seg.preprocess_cuda import CudaPreprocess
 from bmf_trt_seg.replay import RecordedMasks
 from bmf_trt_seg.segmentation import MaskSource, Segmentation, Timestamp
-from bmf_trt_seg.spec import ModelSpec, spec_path
+from bmf_trt_seg.spec import ModelSpec
 
 __all__ = ["NetworkMasks", "Pipeline"]
 
@@ -46,6 +47,7 @@ class NetworkMasks:
         self._metrics = metrics
         self._preprocess = Preprocess(spec.input)
         self._backend = backend.open()
+        self._cuda_preprocess = CudaPreprocess(spec.input) if backend.takes_device_batches else None
         self._postprocess = Postprocess(spec, chosen, options.threshold)
         self.background = self._postprocess.background
         self._smoothed: npt.NDArray[np.float32] | None = None
@@ -72,15 +74,28 @@ class NetworkMasks:
         return result
 
     def _infer(self, frames: Sequence[FramePlanes]) -> list[npt.NDArray[np.uint8]]:
-        with self._metrics.stage("preprocess"):
-            batch = self._preprocess(frames)
-        with self._metrics.stage("infer"):
-            scores = self._backend.infer(batch)
+        if self._cuda_preprocess is not None and all(frame.on_device is not None for frame in frames):
+            scores = self._infer_on_device(frames)
+        else:
+            with self._metrics.stage("preprocess"):
+                batch = self._preprocess(frames)
+            with self._metrics.stage("infer"):
+                scores = self._backend.infer(batch)
         with self._metrics.stage("postprocess"):
             return [
                 self._postprocess(self._smooth(one), (frame.width, frame.height))
                 for one, frame in zip(scores, frames, strict=True)
             ]
+
+    def _infer_on_device(self, frames: Sequence[FramePlanes]) -> npt.NDArray[np.generic]:
+        """The way of pictures in the memory of a GPU: only the scores come to the host."""
+        assert self._cuda_preprocess is not None
+        with self._metrics.stage("preprocess"):
+            batch = self._cuda_preprocess(frames)
+        with self._metrics.stage("infer"):
+            scores = self._backend.infer_on_device(batch)
+            on_host: npt.NDArray[np.generic] = (scores.float() if scores.is_floating_point() else scores).cpu().numpy()
+        return on_host
 
     def _smooth(self, scores: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         if not self._smoothing:
@@ -94,7 +109,8 @@ class NetworkMasks:
     def _check_output(self, spec: ModelSpec) -> None:
         """Run once on black pictures: only the run tells the output's shape, and the first frame is not late."""
         size = (spec.input.height, spec.input.width)
-        shape = (1, 3, *size) if spec.input.layout == "nchw" else (1, *size, 3)
+        count = self._backend.batch_size
+        shape = (count, 3, *size) if spec.input.layout == "nchw" else (count, *size, 3)
         scores = self._backend.infer(np.zeros(shape, spec.input.dtype))
         self._postprocess.check(scores.shape)
 
@@ -153,16 +169,8 @@ class Pipeline:
 def _masks(options: SegmentOptions, metrics: StreamMetrics) -> MaskSource:
     if options.replay:
         return RecordedMasks(Path(options.replay), options.classes)
-    model = find(options.model)
-    description = spec_path(model)
-    if not description.exists():
-        raise ConfigError(
-            f"model '{model}' has no description: '{description.name}' should lie beside it and say what the network "
-            "takes and gives (see 'Your own network' in the README)"
-        )
-    spec = ModelSpec.read(description)
-    backend = select_backend(options.backend, model)
-    return NetworkMasks(spec, backend(model, spec, device=options.device, threads=options.threads), options, metrics)
+    backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested)
+    return NetworkMasks(backend.spec, backend, options, metrics)
 
 
 def _own_palette(options: SegmentOptions, labels: dict[int, str]) -> dict[int, str]:

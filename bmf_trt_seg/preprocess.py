@@ -15,7 +15,7 @@ from bmf_trt_seg.colors import ycbcr_to_rgb_matrix
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.spec import InputSpec
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "from_rgb_matrix"]
 
 
 class Preprocess:
@@ -23,7 +23,7 @@ class Preprocess:
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
-        self._from_rgb = _from_rgb(spec)
+        self._from_rgb = from_rgb_matrix(spec)
         self._buffers: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
 
     def __call__(self, frames: Sequence[FramePlanes]) -> npt.NDArray[np.generic]:
@@ -67,7 +67,7 @@ class Preprocess:
         return np.array(self._spec.mean if self._spec.dtype == "uint8" else (0.0, 0.0, 0.0), np.float32)
 
 
-def _from_rgb(spec: InputSpec) -> npt.NDArray[np.float32] | None:
+def from_rgb_matrix(spec: InputSpec) -> npt.NDArray[np.float32] | None:
     """What puts R'G'B' into the network's channel order and normalizes it, affine (3, 4); None if nothing does."""
     order = np.eye(3)[::-1] if spec.channel_order == "bgr" else np.eye(3)
     mean, std = (np.zeros(3), np.ones(3)) if spec.dtype == "uint8" else (np.array(spec.mean), np.array(spec.std))

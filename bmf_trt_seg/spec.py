@@ -101,6 +101,9 @@ class ModelSpec(Strict):
     )
     input: InputSpec
     output: OutputSpec
+    constants: dict[str, _Finite] = pydantic.Field(
+        default_factory=dict, description="What inputs beside the picture hold, by name: one number for all elements."
+    )
     source: str = pydantic.Field("", description="Where the network comes from.")
     license: str = pydantic.Field("", description="The network's licence.")
 

@@ -70,6 +70,8 @@ def allowed_values(prop: dict[str, Any], definitions: dict[str, Any] | None = No
             return f"{len(prop['prefixItems'])} values, each {allowed_values(prop['prefixItems'][0], definitions)}"
         size = f" of {prop['minItems']} to {prop['maxItems']}" if "minItems" in prop and "maxItems" in prop else ""
         return f"a list{size}, each {allowed_values(prop.get('items', {}), definitions)}"
+    if kind == "object" and "properties" in prop:
+        return f"an object of {', '.join(prop['properties'])}"
     if kind == "object" and "additionalProperties" in prop and prop["additionalProperties"]:
         return f"an object, each value {allowed_values(prop['additionalProperties'], definitions)}"
     if kind == "string" and "pattern" in prop:
@@ -101,12 +103,13 @@ def _complaint(detail: Any, schema: dict[str, Any], values: Any) -> tuple[str, s
             name = ".".join([*path, str(key)])
             close = difflib.get_close_matches(str(key), properties, n=1)
             hint = f"did you mean '{close[0]}'?" if close else "there are: " + ", ".join(properties)
-            return name, f"unknown option '{name}' (given: {_shown(given[key])}); {hint}"
+            value = given[key] if isinstance(given, dict) else given  # an object may be written as text
+            return name, f"unknown option '{name}' (given: {_shown(value)}); {hint}"
         if key not in properties:
             break  # an index into a list, or a member of a union: the option itself is named
         prop = properties[key]
         path.append(str(key))
-        given = given.get(key) if isinstance(given, dict) else None
+        given = given.get(key) if isinstance(given, dict) else given
         level = definitions.get(prop.get("$ref", "").rsplit("/", 1)[-1], {})
     name = ".".join(path)
     if prop is None:  # a check over several options

@@ -17,16 +17,18 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
-    ["", "colors", "errors", "metrics", "native_output", "records"],
-    ["frames", "media", "models", "models.packages", "outputs", "validation"],
-    ["finish", "legend", "models.tflite", "segmentation", "spec"],
-    ["backends", "models.catalog", "options", "postprocess", "preprocess"],
-    ["backends.onnxruntime", "backends.pytorch", "graph", "overlay", "replay"],
+    ["", "bmf_tensors", "colors", "engine", "errors", "metrics", "native_output", "records"],
+    ["engine.library", "frames", "media", "models", "models.packages", "outputs", "validation"],
+    ["engine.calibration", "engine.options", "finish", "legend", "models.tflite", "segmentation", "spec"],
+    ["backends", "engine.manifest", "engine.network", "models.catalog", "options", "postprocess", "preprocess"],
+    ["backends.onnxruntime", "backends.pytorch", "engine.builder", "engine.loading", "graph", "overlay"],
+    ["backends.tensorrt", "engine.inspection", "networks", "preprocess_cuda", "replay"],
     ["pipeline", "transcode"],
     ["bmf_frames", "bmf_module", "pictures"],
-    ["module", "sinks"],
-    ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
-    ["cli.graph", "cli.segment"],
+    ["calibration_frames", "module", "sinks"],
+    ["cli", "cli.doctor", "cli.inputs", "cli.inspect", "cli.models", "cli.options", "cli.progress"],
+    ["cli.build", "cli.engines", "cli.graph"],
+    ["cli.segment"],
     ["cli.render", "cli.run"],
     ["cli.main"],
 ]
@@ -35,18 +37,37 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-STEPS = {"preprocess", "postprocess", "overlay"}
-BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "sinks"}
+STEPS = {"preprocess", "preprocess_cuda", "postprocess", "overlay"}
+BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "bmf_tensors", "sinks"}
 
 # Who may import a library, and whether at the top of the file.
 OPTIONAL = {
-    "bmf": {"module": True, "bmf_module": True, "bmf_frames": True, "sinks": True, "graph": False, "cli.doctor": False},
-    "torch": {"backends.pytorch": True},
-    "onnxruntime": {"backends.onnxruntime": True},
-    "tensorrt": {},
-    "onnx": {"models.tflite": False},
+    "bmf": {
+        "module": True,
+        "bmf_module": True,
+        "bmf_frames": True,
+        "bmf_tensors": True,
+        "sinks": True,
+        "graph": False,
+        "cli.doctor": False,
+    },
+    "torch": {
+        "backends.pytorch": True,
+        "backends.tensorrt": True,
+        "bmf_tensors": True,
+        "bmf_frames": False,
+        "engine.builder": False,
+        "engine.calibration": False,
+        "engine.library": False,
+        "engine.loading": False,
+        "preprocess_cuda": False,
+    },
+    "onnxruntime": {"backends.onnxruntime": True, "engine.network": False},
+    "tensorrt": {},  # `engine.library` imports it by name
+    "tensorrt_rtx": {},
+    "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
     "tflite": {"models.tflite": False},
-    "av": {"media": True, "finish": True},
+    "av": {"media": True, "finish": True, "calibration_frames": True},
     "PIL": {"legend": True, "pictures": True},
     "tqdm": {"cli.progress": True},
     "pycocotools": {"records": True},
@@ -103,7 +124,8 @@ def test_imports_point_one_way(name):
 def test_steps_do_not_import_each_other():
     for name in STEPS | {other for other in MODULES if other.startswith("backends")}:
         others = STEPS | {"backends"}
-        assert not (imports_of_ours(name) & others) - {name, "backends" if name.startswith("backends") else name}
+        own = {name, name.removesuffix("_cuda"), "backends" if name.startswith("backends") else name}
+        assert not (imports_of_ours(name) & others) - own
 
 
 @pytest.mark.parametrize("name", ["preprocess", "postprocess", "overlay", "legend", "records", "colors", "frames"])
@@ -114,7 +136,10 @@ def test_arithmetic_knows_no_networks_and_no_files(name):
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("backends")])
 def test_backends_know_no_frames(name):
-    assert imports_of_ours(name) <= {"backends", "errors", "spec"}
+    allowed = {"backends", "errors", "spec"}
+    if name == "backends.tensorrt":
+        allowed |= {"bmf_tensors", "engine.library", "engine.loading", "engine.options"}
+    assert imports_of_ours(name) <= allowed
 
 
 @pytest.mark.parametrize("library", OPTIONAL)
@@ -127,7 +152,7 @@ def test_libraries_are_imported_where_they_are_used(library):
     assert found == OPTIONAL[library]
 
 
-BLOCKED = ["bmf", "onnx", "onnxruntime", "tensorrt", "tflite", "torch"]
+BLOCKED = ["bmf", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
 BARE = """
 import importlib, sys
 
@@ -159,4 +184,5 @@ def test_modules_import_in_a_bare_environment():
     assert done.stdout.splitlines() == [
         "bmf_trt_seg.backends.onnxruntime onnxruntime",
         "bmf_trt_seg.backends.pytorch torch",
+        "bmf_trt_seg.backends.tensorrt torch",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pydantic
 import pytest
 
+from bmf_trt_seg.engine.options import BuildOptions
 from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.options import RecordSinkOptions, SegmentOptions, option_table, read_options
 from bmf_trt_seg.validation import validated
@@ -26,6 +27,8 @@ def test_defaults():
         "replay": "",
         "backend": "auto",
         "device": "auto",
+        "build": BuildOptions().model_dump(),
+        "input_shapes": None,
         "batch_size": 1,
         "threads": 1,
         "classes": None,
@@ -84,6 +87,13 @@ WRONG = [
     ("classes", 3, "a list, each a string or a whole number, or null"),
     ("classes", [True], "a list, each a string or a whole number, or null"),
     ("classes", [1.5], "a list, each a string or a whole number, or null"),
+    (
+        "build",
+        5,
+        "an object of precision, shapes, workspace_mib, opt_level, tf32, version_compatible, hardware_compatible, "
+        "strip, tactic_sources",
+    ),
+    ("input_shapes", {"input": 5}, "an object, each value a list, each a whole number of at least 1, or null"),
     ("style", "blured", "'blend' or 'blur' or 'contour' or 'cutout' or 'sidebyside'"),
     ("alpha", 1.01, "a number from 0 to 1"),
     ("alpha", -0.01, "a number from 0 to 1"),
@@ -118,6 +128,32 @@ def test_wording():
     assert complaint(model="") == "option 'model' is missing"
     assert complaint(replay="masks.jsonl") == "give 'model' or 'replay', not both"
     assert complaint(xyz=1).startswith("unknown option 'xyz' (given: 1); there are: model, replay, backend, device")
+
+
+@pytest.mark.parametrize(
+    "text", ["precision=fp16,opt_level=2,tf32=false", '{"precision": "fp16", "opt_level": 2, "tf32": false}']
+)
+def test_build_options_may_be_text(text):
+    assert read_options({"model": "net", "build": text}).build == BuildOptions(
+        precision="fp16", opt_level=2, tf32=False
+    )
+    assert read_options({"model": "net", "build": ""}).build == BuildOptions()
+
+
+def test_wrong_build_options():
+    assert complaint(build="precision=fp17") == (
+        "option 'build.precision': got \"precision=fp17\", allowed is 'fp32' or 'fp16' or 'bf16' or 'int8'"
+    )
+    assert complaint(build="fp16").startswith("unknown option 'build.fp16' (given: \"fp16\"); there are: precision")
+    assert complaint(build={"precison": 1}).endswith("did you mean 'precision'?")
+    assert "it is no JSON" in complaint(build="{precision")
+
+
+def test_input_shapes_may_be_text():
+    shapes = read_options({"model": "net", "input_shapes": "input:1x3x64x96,size:2"}).input_shapes
+    assert shapes == {"input": (1, 3, 64, 96), "size": (2,)}
+    assert read_options({"model": "net", "input_shapes": ""}).input_shapes is None
+    assert "'axb' is no shape; write it as 1x3x256x256" in complaint(input_shapes="input:axb")
 
 
 def test_masks_come_from_a_model_or_from_records():

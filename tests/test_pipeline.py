@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from factories import make_picture, make_spec, save_onnx
 
 from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.engine.builder import EngineFromOnnx
+from bmf_trt_seg.engine.manifest import manifest_path
+from bmf_trt_seg.engine.options import BuildOptions
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, ModelError
 from bmf_trt_seg.frames import allocate_planes
 from bmf_trt_seg.metrics import StreamMetrics
@@ -330,3 +335,96 @@ def test_a_person_is_found(fixture, astronaut, tmp_path, tflite_files):
     assert 0.2 < result.map_hw.mean() < 0.8
     assert result.map_hw[150, 225] == 1  # the face
     assert result.map_hw[30, 480] == 0
+
+
+# ------------------------------------------------------------------------------------- input shapes, engines, devices
+
+
+def flexible(tmp_path, batch="N", size_hw=("H", "W")):
+    """A network for pictures of any size that shows the red channel."""
+    weights = np.zeros((1, 3, 1, 1), np.float32)
+    weights[0, 0] = 1
+    return save_onnx(tmp_path / "any.onnx", weights, batch=batch, size_hw=size_hw, spec=make_spec(activation="none"))
+
+
+def test_input_shapes_take_the_place_of_the_description(tmp_path):
+    masks = pipeline(flexible(tmp_path), input_shapes="input:3x3x4x6")[0].masks
+    assert masks.batch_size == 3
+    assert [result.map_hw.shape for result in segment(masks, [0, 255, 0])] == [(8, 8)] * 3
+    assert masks._preprocess._spec.height == 4
+    assert masks._preprocess._spec.width == 6
+
+
+def test_input_shapes_of_another_input_leave_the_picture_alone(tmp_path):
+    assert pipeline(flexible(tmp_path), input_shapes="size:1x2", batch_size=2)[0].masks.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ("input:3x8x8", "'input' is the picture, got 3x8x8; expected a shape as 1x3x512x512"),
+        ("input:1x8x8x3", "'input' is the picture, got 1x8x8x3; expected a shape as 1x3x512x512"),
+    ],
+)
+def test_input_shapes_that_are_no_picture(tmp_path, shape, text):
+    with pytest.raises(ConfigError) as caught:
+        pipeline(flexible(tmp_path), input_shapes=shape)
+    assert str(caught.value) == f"option 'input_shapes': {text}"
+
+
+def test_input_shapes_and_batch_size_contradict(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        pipeline(flexible(tmp_path), input_shapes="input:3x3x8x8", batch_size=2)
+    assert str(caught.value) == ("option 'input_shapes' says a batch of 3, batch_size says 2; leave one out")
+
+
+def test_shapes_that_the_network_does_not_take(tmp_path):
+    with pytest.raises(ModelError, match="its description says"):
+        pipeline(flexible(tmp_path, size_hw=(8, 8)), input_shapes="input:1x3x4x6")
+
+
+def test_batch_that_the_network_fixes_may_be_left_alone(tmp_path):
+    masks = pipeline(flexible(tmp_path, batch=2), batch_size=3)[0].masks
+    assert seen(segment(masks, [0, 255, 255])) == [False, True, True]
+
+
+class OnDevice(RedChannel):
+    """Takes batches as a GPU's backend does; its tensors are the CPU's."""
+
+    takes_device_batches = True
+
+    def infer_on_device(self, batch):
+        self.batches.append(batch)
+        return batch[:, :1]
+
+
+def test_pictures_on_a_device_stay_there_until_there_are_scores(tmp_path):
+    spec = make_spec(activation="none")
+    backend = OnDevice(tmp_path / "net.engine", spec)
+    masks = NetworkMasks(spec, backend, read_options({"model": "net"}), StreamMetrics("test"))
+    backend.batches.clear()
+    frames = [replace(shade(red), on_device=(torch.from_numpy(shade(red).planes[0]),)) for red in (0, 255)]
+    results = masks.segment(frames, [0, 1], [(0, Fraction(1)), (1, Fraction(1))])
+    assert seen(results) == [False, True]
+    assert [type(batch) for batch in backend.batches] == [torch.Tensor]
+    assert seen(segment(masks, [255, 0])) == [True, False]
+    assert [type(batch) for batch in backend.batches] == [torch.Tensor, np.ndarray]
+
+
+def test_engines_have_their_description_in_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path))
+    engine = EngineFromOnnx(flexible(tmp_path, size_hw=(8, 8)), BuildOptions(), spec=make_spec(activation="none"))
+    engine.build()
+    with pytest.raises(BackendUnavailable, match=r"^TensorRT engines run on a CUDA GPU, and PyTorch finds none here$"):
+        pipeline(engine.path)
+    manifest_path(engine.path).unlink()
+    with pytest.raises(ConfigError, match="has no description"):
+        pipeline(engine.path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to build for")
+def test_no_engine_is_built_where_none_can_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path / "engines"))
+    with pytest.raises(BackendUnavailable, match="PyTorch finds none here"):
+        pipeline(flexible(tmp_path, size_hw=(8, 8)), backend="tensorrt")
+    assert not (tmp_path / "engines").exists()

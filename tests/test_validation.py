@@ -83,7 +83,7 @@ def test_result_cannot_be_changed():
             "option 'either': got 3, allowed is a list, each a string or a whole number, or an object, each value a "
             "number, or null",
         ),
-        ({"inner": 3}, "option 'inner': got 3, allowed is an object"),
+        ({"inner": 3}, "option 'inner': got 3, allowed is an object of height, triple"),
         ({"inner": {"height": 10}}, "option 'inner.height': got 10, allowed is a whole number from 1 to 9"),
         ({"inner": {}}, "option 'inner.height' is missing; it takes a whole number from 1 to 9"),
         (

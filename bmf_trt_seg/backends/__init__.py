@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,12 +31,29 @@ class Backend(abc.ABC):
     gets them in parts of that size, the last one padded.
     """
 
-    def __init__(self, model: Path, spec: ModelSpec, *, device: str = "auto", threads: int = 1) -> None:
-        """threads: CPU threads; 0 for one a core. device: 'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    takes_device_batches = False
+    """Whether there is an `infer_on_device`, which takes batches that are in the memory of a GPU already."""
+
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        *,
+        device: str = "auto",
+        threads: int = 1,
+        batch_size: int = 1,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """threads: CPU threads; 0 for one a core. device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+
+        batch_size: the largest batch that is likely to come. input_shapes: of inputs beside the picture, by name.
+        """
         self.model = model
         self.spec = spec
         self.device = device
         self.threads = threads
+        self.batch_size = batch_size
+        self.input_shapes = dict(input_shapes or {})
         self.fixed_batch: int | None = None
         self._is_open = False
 
@@ -66,6 +83,10 @@ class Backend(abc.ABC):
                 part = np.concatenate([part, padding])
             parts.append(self._run(part)[:count])
         return np.concatenate(parts)
+
+    def infer_on_device(self, batch: Any) -> Any:
+        """`infer` for a CUDA tensor, with a CUDA tensor as the result; only if `takes_device_batches`."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free what the network holds; harmless if it is closed already."""
@@ -115,6 +136,18 @@ class Backend(abc.ABC):
             )
         self.fixed_batch = shape[0] if isinstance(shape[0], int) else None
 
+    def _check_constants(self, others: list[str]) -> None:
+        """ModelError unless the description says what the inputs beside the picture hold, and names no others."""
+        missing = [name for name in others if name not in self.spec.constants]
+        if missing:
+            raise ModelError(
+                f"model '{self.model.name}' wants more inputs than a picture: {', '.join(missing)}; its description "
+                f'can say what they hold: "constants": {{"{missing[0]}": 0}}'
+            )
+        unknown = [name for name in self.spec.constants if name not in others]
+        if unknown:
+            raise self._missing_tensor("input", unknown[0], [self.spec.input.name, *others])
+
     def _missing_tensor(self, kind: str, name: str, existing: list[str]) -> ModelError:
         return ModelError(
             f"model '{self.model.name}' has no {kind} '{name}', which its description names; it has: "
@@ -128,29 +161,41 @@ class BackendEntry:
 
     module: str
     class_name: str
-    requires: str
+    requires: tuple[str, ...]
+    """Libraries, one of which it needs."""
     suffixes: tuple[str, ...]
     install: str
+    builds_from: tuple[str, ...] = ()
+    """Endings of files that it runs after something was built from them, if it is chosen by name."""
 
     @property
-    def installed(self) -> bool:
-        """Whether its library can be found (without importing it)."""
-        return importlib.util.find_spec(self.requires) is not None
+    def library(self) -> str | None:
+        """The library that it runs on, which is not imported for this; None if there is none."""
+        return next((name for name in self.requires if importlib.util.find_spec(name) is not None), None)
 
 
 BACKENDS: dict[str, BackendEntry] = {
     "onnxruntime": BackendEntry(
-        "bmf_trt_seg.backends.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", (".onnx",), "pip install onnxruntime"
+        "bmf_trt_seg.backends.onnxruntime",
+        "OnnxRuntimeBackend",
+        ("onnxruntime",),
+        (".onnx",),
+        "pip install onnxruntime",
     ),
     "pytorch": BackendEntry(
-        "bmf_trt_seg.backends.pytorch", "PyTorchBackend", "torch", (".pt", ".pth", ".ts", ".pt2"), "pip install torch"
+        "bmf_trt_seg.backends.pytorch",
+        "PyTorchBackend",
+        ("torch",),
+        (".pt", ".pth", ".ts", ".pt2"),
+        "pip install torch",
     ),
     "tensorrt": BackendEntry(
         "bmf_trt_seg.backends.tensorrt",
         "TensorRTBackend",
-        "tensorrt",
+        ("tensorrt", "tensorrt_rtx"),
         (".engine", ".plan", ".trt"),
-        "pip install tensorrt",
+        "pip install tensorrt torch",
+        builds_from=(".onnx",),
     ),
 }
 
@@ -167,13 +212,11 @@ def select_backend(name: str, model: Path) -> type[Backend]:
             known = ", ".join(ending for entry in BACKENDS.values() for ending in entry.suffixes)
             raise ConfigError(f"model '{model.name}': no backend runs files ending in '{suffix}'; known are {known}")
     entry = BACKENDS[name]
-    if not entry.installed:
-        raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
-    if suffix not in entry.suffixes:
-        endings = ", ".join(entry.suffixes)
+    if suffix not in entry.suffixes + entry.builds_from:
+        endings = ", ".join(entry.suffixes + entry.builds_from)
         raise ConfigError(f"model '{model.name}': backend '{name}' runs files ending in {endings}")
-    if importlib.util.find_spec(entry.module) is None:
-        raise BackendUnavailable(f"backend '{name}' is not part of this version of bmf_trt_seg; use 'onnxruntime'")
+    if entry.library is None:
+        raise BackendUnavailable(f"backend '{name}' is not installed: {entry.install}")
     try:
         backend: type[Backend] = getattr(importlib.import_module(entry.module), entry.class_name)
     except ImportError as error:  # installed, and still lacks something

@@ -15,7 +15,10 @@ from bmf_trt_seg.errors import BackendUnavailable, EngineError, ModelError
 
 __all__ = ["OnnxRuntimeBackend", "tensors_of"]
 
-_ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+_ELEMENT_TYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int32)": "int32",
+    "tensor(int64)": "int64", "tensor(bool)": "bool", "tensor(double)": "float64", "tensor(int8)": "int8",
+}  # fmt: skip
 _FATAL = 4  # ONNX Runtime's own log level: what matters is raised as well
 
 
@@ -84,20 +87,29 @@ class OnnxRuntimeBackend(Backend):
         tensor = inputs[name]
         self._check_input(name, tensor.shape, _ELEMENT_TYPES.get(tensor.type, tensor.type))
         others = [other for other in inputs if other != name]
-        if others:
-            raise ModelError(f"model '{self.model.name}' wants more inputs than a picture: {', '.join(others)}")
+        self._check_constants(others)
+        self._others = {other: inputs[other] for other in others}
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         try:
-            scores: npt.NDArray[np.generic] = self._session.run([self.spec.output.name], {self.spec.input.name: batch})[
-                0
-            ]
+            values = {self.spec.input.name: batch, **self._constants(len(batch))}
+            scores: npt.NDArray[np.generic] = self._session.run([self.spec.output.name], values)[0]
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise EngineError(
                 f"ONNX Runtime failed on '{self.model.name}' with a batch of {len(batch)}: {reason}"
             ) from error
         return scores
+
+    def _constants(self, count: int) -> dict[str, npt.NDArray[np.generic]]:
+        """The inputs beside the picture; sizes that are open come from the option, else the first one is the batch."""
+        values: dict[str, npt.NDArray[np.generic]] = {}
+        for name, tensor in self._others.items():
+            shape = self.input_shapes.get(name) or [
+                size if isinstance(size, int) else count if index == 0 else 1 for index, size in enumerate(tensor.shape)
+            ]
+            values[name] = np.full(shape, self.spec.constants[name], _ELEMENT_TYPES[tensor.type])
+        return values
 
     def _close(self) -> None:
         self._session = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import click
 
 from bmf_trt_seg.backends import BACKENDS
+from bmf_trt_seg.errors import BackendUnavailable
 from bmf_trt_seg.models import catalog
 
 __all__ = ["command"]
@@ -82,9 +83,24 @@ def _bmf(can_load: bool) -> _Finding:
 def _backend(name: str) -> _Finding:
     entry = BACKENDS[name]
     runs = ", ".join(entry.suffixes)
-    if not entry.installed:
+    if entry.library is None:
         return _Finding(f"backend {name}", False, f"runs {runs}: {entry.install}")
-    return _Finding(f"backend {name}", True, f"{_version(entry.requires) or 'installed'}, runs {runs}")
+    if name == "tensorrt":
+        return _tensorrt(runs)
+    return _Finding(f"backend {name}", True, f"{_version(entry.library) or 'installed'}, runs {runs}")
+
+
+def _tensorrt(runs: str) -> _Finding:
+    """TensorRT may be there and find no GPU, or not find its own libraries."""
+    from bmf_trt_seg.engine.library import find_gpu, load_library
+
+    try:
+        library, gpu = load_library(), find_gpu()
+    except BackendUnavailable as error:
+        return _Finding("backend tensorrt", False, str(error))
+    if gpu is None:
+        return _Finding("backend tensorrt", False, f"{library}, runs {runs}: PyTorch finds no GPU here")
+    return _Finding("backend tensorrt", True, f"{library} on {gpu}, runs {runs}")
 
 
 def _codec(name: str, use: str) -> _Finding:

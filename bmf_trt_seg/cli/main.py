@@ -22,6 +22,8 @@ _VERBS = {
     "run": "bmf_trt_seg.cli.run",
     "graph": "bmf_trt_seg.cli.graph",
     "models": "bmf_trt_seg.cli.models",
+    "build": "bmf_trt_seg.cli.build",
+    "inspect": "bmf_trt_seg.cli.inspect",
     "doctor": "bmf_trt_seg.cli.doctor",
 }
 
@@ -70,8 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name == "graph" for thread in threading.enumerate()):
-        os._exit(code)  # a graph that would not end: its C++ threads would keep the interpreter from exiting
+    if any(thread.name in ("graph", "engine build") for thread in threading.enumerate()):
+        os._exit(code)  # C++ that would not end: a graph's threads, or a builder's, would outlive the interpreter
     sys.exit(code)
 
 

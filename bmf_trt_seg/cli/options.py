@@ -43,7 +43,7 @@ def _declaration(name: str, prop: dict[str, Any]) -> list[str]:
 def _attributes(prop: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     default = prop.get("default")
     text = str(prop.get("description", ""))
-    if default not in (None, "", False):
+    if default not in (None, "", False) and not isinstance(default, dict):
         text += f"  [default: {default}]"
     if prop.get("type") == "boolean":
         return {"default": None, "help": text}
@@ -54,6 +54,10 @@ def _attributes(prop: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     metavar = next((kinds[str(member.get("type"))] for member in members if member.get("type") in kinds), "TEXT")
     if any(member.get("type") == "array" for member in members):
         metavar = "NAME=#RRGGBB,..." if any(member.get("type") == "object" for member in members) else "NAME,..."
+    elif "$ref" in prop:
+        metavar = "NAME=VALUE,..."
+    elif any(member.get("type") == "object" for member in members):
+        metavar = "NAME:SHAPE,..."
     elif metavar in kinds.values() and "anyOf" not in prop:
         text += f"  [{allowed_values(prop, schema.get('$defs'))}]"
     return {"metavar": metavar, "help": text}

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from typing_extensions import Self
 
-__all__ = ["Progress"]
+__all__ = ["BuildProgress", "Progress"]
 
 _LINE_SECONDS = 10.0
 
@@ -74,6 +74,53 @@ class Progress:
         self._close_bar()
         if not self._quiet:
             print(text, file=sys.stderr)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class BuildProgress:
+    """Shows how far the build of an engine is, on standard error."""
+
+    def __init__(self, name: str, quiet: bool) -> None:
+        self._name = name
+        self._quiet = quiet
+        self._bar: tqdm[None] | None = None
+        self._started = self._spoken = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self, phase: str, fraction: float | None) -> None:
+        """phase: what it is at; fraction: how much is done, 0 to 1, if that is known."""
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(
+                    desc=self._name, total=100, file=_StandardError(), dynamic_ncols=True,
+                    bar_format="{desc}: {bar} {elapsed} {postfix}",
+                )  # fmt: skip
+            if fraction is not None:
+                self._bar.n = max(self._bar.n, round(100 * fraction))
+            self._bar.set_postfix_str(phase[:40])
+        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
+            self._spoken = time.monotonic()
+            done = f"{100 * fraction:.0f} % done, " if fraction is not None else ""
+            print(f"{self._name}: {done}{self._spoken - self._started:.0f} s, {phase}", file=sys.stderr)
+
+    def say(self, text: str) -> None:
+        """A line for the user, unless quiet."""
+        self._close_bar()
+        if not self._quiet:
+            print(f"{self._name}: {text}", file=sys.stderr)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 
 from bmf_trt_seg import metrics
+from bmf_trt_seg.cli.engines import build_engine
 from bmf_trt_seg.cli.graph import checked_graph, variables_flag
 from bmf_trt_seg.cli.options import set_messages
 from bmf_trt_seg.cli.progress import Progress
 from bmf_trt_seg.finish import source_damage
+from bmf_trt_seg.options import read_options
 
 __all__ = ["command"]
 
@@ -27,11 +29,14 @@ def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool)
 
     set_messages(quiet, verbose)
     content = checked_graph(graph, variables)
-    names = {
-        node.get("option", {}).get("name", "segment")
+    nodes = [
+        read_options(node.get("option", {}))
         for node in content["nodes"]
         if str(node["module_info"].get("entry", "")).endswith(".SegmentModule")
-    }
+    ]
+    names = {options.name for options in nodes}
+    for options in nodes:
+        build_engine(options, quiet)
 
     def frames() -> int:
         counts = [metrics.stream(name) for name in names]

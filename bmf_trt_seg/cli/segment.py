@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bmf_trt_seg.cli.engines import build_engine
 from bmf_trt_seg.cli.inputs import collect
 from bmf_trt_seg.cli.options import encoding_flags, given, module_flags, output_flags, set_messages
 from bmf_trt_seg.cli.progress import Progress
@@ -26,7 +27,7 @@ __all__ = ["command", "segment_one_video"]
 @module_flags(
     "classes", "style", "alpha", "palette", "background_color", "legend", "threshold", "interval", "smoothing"
 )
-@module_flags("output", "backend", "device", "batch_size", "threads")
+@module_flags("output", "backend", "device", "build", "input_shapes", "batch_size", "threads")
 @click.option("--json", "records", type=click.Path(path_type=Path), metavar="FILE", help="Write a JSON line a frame.")
 @click.option("--masks", type=click.Path(path_type=Path), metavar="DIR", help="Write class maps as 8-bit PNG files.")
 @encoding_flags
@@ -44,6 +45,7 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
     for path in (records, masks):
         if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
             raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
+    build_engine(options, quiet)
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
     failed = _segment_pictures(pairs.pictures, options, quiet) if pairs.pictures else 0
     for source, output in pairs.videos:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.models import packages
+from bmf_trt_seg.outputs import write_whole
 from bmf_trt_seg.spec import ModelSpec, spec_path
 
 __all__ = ["CATALOG", "CatalogModel", "Installed", "fetch", "find", "installed", "models_folder"]
@@ -192,8 +191,8 @@ def _write(model: CatalogModel, network: bytes, folder: Path) -> None:
     path = _path(model, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(spec_path(path), model.spec.write)
-        _write_whole(path, lambda temporary: temporary.write_bytes(network))
+        write_whole(spec_path(path), model.spec.write)
+        write_whole(path, lambda temporary: temporary.write_bytes(network))
     except OSError as error:
         raise StreamError(
             f"model '{model.name}' cannot be written to '{folder}': {error.strerror}; "
@@ -206,13 +205,3 @@ def _known(name: str) -> str:
     close = difflib.get_close_matches(Path(name).stem, CATALOG, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return hint + "models known by name: " + ", ".join(CATALOG)
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a temporary name beside `path`, then give it its name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,12 +15,12 @@ from bmf_trt_seg.errors import BackendUnavailable, ConfigError
 
 @pytest.fixture
 def missing(monkeypatch):
-    """missing(library): as if it were not installed."""
+    """missing(libraries): as if they were not installed."""
 
-    def missing(library):
+    def missing(libraries):
         found = importlib.util.find_spec
         monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name, *rest: None if name == library else found(name, *rest)
+            importlib.util, "find_spec", lambda name, *rest: None if name in libraries else found(name, *rest)
         )
 
     return missing
@@ -62,16 +62,16 @@ def test_chosen_backend_does_not_run_this():
 @pytest.mark.parametrize("asked", ["auto", "by name"])
 def test_library_that_is_not_installed(missing, backend, ending, asked):
     missing(BACKENDS[backend].requires)
-    assert not BACKENDS[backend].installed
+    assert BACKENDS[backend].library is None
     with pytest.raises(BackendUnavailable) as caught:
         select_backend("auto" if asked == "auto" else backend, Path(f"net{ending}"))
-    library = {"onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt"}[backend]
+    library = {"onnxruntime": "onnxruntime", "pytorch": "torch", "tensorrt": "tensorrt torch"}[backend]
     assert str(caught.value) == f"backend '{backend}' is not installed: pip install {library}"
 
 
 @pytest.mark.parametrize(("backend", "ending"), [("onnxruntime", ".onnx"), ("pytorch", ".pt2")])
 def test_library_that_cannot_be_loaded(tmp_path, monkeypatch, backend, ending):
-    library = tmp_path / f"{BACKENDS[backend].requires}.py"
+    library = tmp_path / f"{BACKENDS[backend].requires[0]}.py"
     library.write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
     code = (
         "from pathlib import Path; from bmf_trt_seg.backends import select_backend\n"
@@ -86,5 +86,6 @@ def test_library_that_cannot_be_loaded(tmp_path, monkeypatch, backend, ending):
 
 
 def test_installed_is_found_without_an_import():
-    assert BACKENDS["onnxruntime"].installed
-    assert BACKENDS["pytorch"].installed
+    assert BACKENDS["onnxruntime"].library == "onnxruntime"
+    assert BACKENDS["pytorch"].library == "torch"
+    assert BACKENDS["tensorrt"].library in ("tensorrt", "tensorrt_rtx")

@@ -1,0 +1,364 @@
+"""Serialized TensorRT engines, on a stream of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.engine.library import Gpu
+from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, rebuild_command
+from bmf_trt_seg.engine.options import ShapeRange
+from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
+
+__all__ = ["TensorRTBackend"]
+
+_NOT_IN_NUMPY = {"bfloat16": torch.float32}
+
+
+@dataclass
+class _Tensor:
+    """An input or output of the engine, its element type, and where its values are for the batch of the moment."""
+
+    name: str
+    is_input: bool
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    """As the engine has it: -1 for what is not fixed."""
+    values: Any = None
+    """A view of device memory, in the shape of the batch."""
+
+
+class TensorRTBackend(Backend):
+    """An engine built by `bmf-trt-seg build` or trtexec, with device memory for its tensors, allocated once.
+
+    `infer` takes and gives host arrays, through pinned memory. `infer_on_device` takes and gives CUDA tensors and does
+    not wait. Both run on the backend's own stream. The second batch of a kind is recorded as a CUDA graph, if the
+    engine allows it, which is then replayed.
+    """
+
+    takes_device_batches = True
+    use_cuda_graphs = True
+
+    _loaded: LoadedEngine
+    _context: Any = None
+    _graph: Any = None
+    _address = 0
+
+    def _open(self) -> None:
+        self._loaded = load_engine(self.model, self.device)
+        self._device = torch.device("cuda", self._loaded.gpu.index)
+        try:
+            self._make_ready()
+        except BaseException as error:
+            memory = self._loaded.library.context_memory_bytes(self._loaded.engine)
+            gpu = self._loaded.gpu
+            self._release()
+            if isinstance(error, RuntimeError) and "out of memory" in str(error).lower():
+                raise self._no_memory(memory, gpu) from error
+            raise
+
+    def _make_ready(self) -> None:
+        """A context, a stream, memory."""
+        self._tensors = self._read_tensors()
+        self._picture = self._named(self.spec.input.name, is_input=True)
+        self._scores = self._named(self.spec.output.name, is_input=False)
+        self._profile, self._range = self._choose_profile()
+        with torch.cuda.device(self._device):
+            self._stream = torch.cuda.Stream(self._device)
+            self._ready, self._done = torch.cuda.Event(), torch.cuda.Event()
+            self._context = self._new_context()
+            self._memory: dict[str, torch.Tensor] = {}
+            self._pinned: dict[str, torch.Tensor] = {}
+            self._prepare(max(self.batch_size if self.fixed_batch is None else self.fixed_batch, self._range[0]))
+
+    def describe(self) -> str:
+        manifest = self._loaded.manifest
+        precision = f", {manifest.precision}" if manifest else ""
+        return f"{self._loaded.library} on {self._loaded.gpu.name}{precision}"
+
+    def infer_on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the network on a batch in device memory, as the spec's input describes it, N pictures; without waiting.
+
+        The batch is taken where it lies, ordered after what the current stream does to it; the result is ordered before
+        what the current stream does next. It is the spec's output tensor, N first, and valid until the next call.
+        Raises EngineError for a batch of another shape, type or device, or if the engine fails.
+        """
+        if not self._is_open:
+            raise EngineError(f"network '{self.model.name}' is not open: call open() before infer_on_device()")
+        count = len(batch)
+        if self.fixed_batch is not None and count > self.fixed_batch:
+            return torch.cat([self.infer_on_device(part).clone() for part in batch.split(self.fixed_batch)])
+        self._check_batch(count, tuple(batch.shape), str(batch.dtype).removeprefix("torch."))
+        if batch.device != self._device or not batch.is_contiguous():
+            kind = "contiguous" if batch.is_contiguous() else "not contiguous"
+            raise self._failed(count, f"it is on {batch.device} and {kind}, expected contiguous on {self._device}")
+        size = self._padded(count)
+        with torch.cuda.device(self._device):
+            current = torch.cuda.current_stream()
+            self._ready.record(current)
+            self._stream.wait_event(self._ready)
+            with torch.cuda.stream(self._stream):
+                self._prepare(size)
+                if size == count:
+                    batch.record_stream(self._stream)
+                    self._enqueue(batch.data_ptr())
+                else:
+                    self._picture.values[:count].copy_(batch)
+                    self._picture.values[count:].zero_()
+                    self._enqueue(self._picture.values.data_ptr())
+            self._done.record(self._stream)
+            current.wait_event(self._done)
+        scores: torch.Tensor = self._scores.values[:count]
+        return scores
+
+    def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        count = len(batch)
+        self._check_batch(count, batch.shape, str(batch.dtype))
+        size = self._padded(count)
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                self._prepare(size)
+                given = self._pinned_like(self._picture, self._picture.dtype)
+                given.numpy()[:count] = batch
+                given.numpy()[count:] = 0
+                self._picture.values.copy_(given, non_blocking=True)
+                self._enqueue(self._picture.values.data_ptr())
+                scores = self._scores.values.to(self._host_type)
+                result = self._pinned_like(self._scores, self._host_type)
+                result.copy_(scores, non_blocking=True)
+                self._done.record(self._stream)
+            self._done.synchronize()
+        except RuntimeError as error:
+            if isinstance(error, EngineError):
+                raise
+            raise self._failed(count, str(error).strip().splitlines()[0]) from error
+        copied: npt.NDArray[np.generic] = result.numpy()[:count].copy()
+        return copied
+
+    def _close(self) -> None:
+        self._stream.synchronize()
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of everything; the engine's memory goes with the last that refers to it."""
+        self._graph = self._context = None
+        for name in ("_loaded", "_tensors", "_picture", "_scores", "_memory", "_pinned"):
+            self.__dict__.pop(name, None)
+
+    # --------------------------------------------------------------------------------------------------- the engine
+
+    def _read_tensors(self) -> list[_Tensor]:
+        engine, library = self._loaded.engine, self._loaded.library
+        tensors = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            is_input = engine.get_tensor_mode(name) == library.trt.TensorIOMode.INPUT
+            kind = library.element_type(engine.get_tensor_dtype(name))
+            dtype = getattr(torch, kind, None)
+            if not isinstance(dtype, torch.dtype):
+                raise ModelError(
+                    f"tensor '{name}' of engine '{self.model.name}' is of type {kind}, which is not handled"
+                )
+            if engine.get_tensor_format(name) != library.trt.TensorFormat.LINEAR:
+                raise ModelError(
+                    f"tensor '{name}' of engine '{self.model.name}' has the format "
+                    f"{engine.get_tensor_format_desc(name)}; rebuild it with plain ones (trtexec without "
+                    "--inputIOFormats and --outputIOFormats)"
+                )
+            tensors.append(_Tensor(name, is_input, dtype, tuple(engine.get_tensor_shape(name))))
+        return tensors
+
+    def _named(self, name: str, *, is_input: bool) -> _Tensor:
+        alike = {tensor.name: tensor for tensor in self._tensors if tensor.is_input == is_input}
+        if name not in alike:
+            raise self._missing_tensor("input" if is_input else "output", name, list(alike))
+        return alike[name]
+
+    def _choose_profile(self) -> tuple[int, tuple[int, int]]:
+        """The first optimization profile that takes the pictures that will come, and its least and greatest batch."""
+        tensor, engine = self._picture, self._loaded.engine
+        shape = ["N" if size < 0 else size for size in tensor.shape]
+        self._check_input(tensor.name, shape, str(tensor.dtype).removeprefix("torch."))
+        others = [other.name for other in self._tensors if other.is_input and other is not tensor]
+        self._check_constants(others)
+        if self.fixed_batch is not None:
+            return 0, (self.fixed_batch, self.fixed_batch)
+        wanted = self._picture_shape(self.batch_size)
+        ranges = []
+        for profile in range(engine.num_optimization_profiles):
+            low, _, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(tensor.name, profile))
+            ranges.append((low, high))
+            fits = all(least <= size <= most for least, size, most in zip(low[1:], wanted[1:], high[1:], strict=True))
+            if fits and wanted[0] <= high[0]:
+                return profile, (low[0], high[0])
+        raise self._no_profile(wanted, ranges)
+
+    def _no_profile(
+        self, wanted: tuple[int, ...], ranges: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    ) -> Exception:
+        low, high = max(ranges, key=lambda pair: pair[1][0])
+        if all(least <= size <= most for least, size, most in zip(low[1:], wanted[1:], high[1:], strict=True)):
+            return self._too_many(wanted[0], high[0])
+        allowed = ", or ".join(
+            "x".join(map(str, low)) + ("" if low == high else f" to {'x'.join(map(str, high))}") for low, high in ranges
+        )
+        return ModelError(
+            f"engine '{self.model.name}' takes pictures of {allowed} as '{self._picture.name}', its description or "
+            f"the option 'input_shapes' says {'x'.join(map(str, wanted))}; rebuild it: {self._rebuild(wanted[0])}"
+        )
+
+    def _too_many(self, count: int, most: int) -> ConfigError:
+        return ConfigError(
+            f"engine '{self.model.name}' takes batches of at most {most}, batch_size is {count}: choose {most}, or "
+            f"rebuild it: {self._rebuild(count)}"
+        )
+
+    def _rebuild(self, batch: int) -> str:
+        shapes = ShapeRange(min=self._picture_shape(1), opt=self._picture_shape(batch), max=self._picture_shape(batch))
+        manifest = self._loaded.manifest
+        if manifest is None:
+            return f"{self._loaded.rebuild} --shapes {self._picture.name}:{shapes}"
+        ranges = {**manifest.profiles, self._picture.name: shapes}
+        return rebuild_command(manifest.model_copy(update={"profiles": ranges}), self.model)
+
+    def _new_context(self) -> Any:
+        library = self._loaded.library
+        library.messages.take_errors()
+        context = self._loaded.engine.create_execution_context()
+        if context is None:
+            raise self._no_memory(library.context_memory_bytes(self._loaded.engine), self._loaded.gpu)
+        if self._profile and not context.set_optimization_profile_async(self._profile, self._stream.cuda_stream):
+            raise self._failed(self.batch_size, self._reasons())
+        return context
+
+    # ---------------------------------------------------------------------------------------------------- the memory
+
+    def _prepare(self, count: int) -> None:
+        """Tell the engine how large the next batch is, and where all tensors but the picture's lie."""
+        if self._picture.values is not None and len(self._picture.values) == count:
+            return
+        self._graph, self._seen = None, 0
+        for tensor in self._tensors:
+            if tensor.is_input:
+                shape = self._input_shape(tensor, count)
+                if not self._context.set_input_shape(tensor.name, shape):
+                    raise self._failed(count, self._reasons())
+                self._give_memory(tensor, shape)
+                if tensor is not self._picture:
+                    tensor.values.fill_(self.spec.constants[tensor.name])
+        for tensor in self._tensors:
+            if not tensor.is_input:
+                shape = tuple(self._context.get_tensor_shape(tensor.name))
+                if any(size < 0 for size in shape):
+                    raise ModelError(
+                        f"output '{tensor.name}' of engine '{self.model.name}' has a shape that depends on the "
+                        f"picture, {shape}, which is not handled"
+                    )
+                self._give_memory(tensor, shape)
+        self._host_type = _NOT_IN_NUMPY.get(str(self._scores.dtype).removeprefix("torch."), self._scores.dtype)
+
+    def _input_shape(self, tensor: _Tensor, count: int) -> tuple[int, ...]:
+        """From the spec for the picture; for another input from the option, else the engine, else its profile."""
+        if tensor is self._picture:
+            return self._picture_shape(count)
+        if tensor.name in self.input_shapes:
+            return tuple(self.input_shapes[tensor.name])
+        if all(size >= 0 for size in tensor.shape):
+            return tensor.shape
+        _, usual, _ = self._loaded.engine.get_tensor_profile_shape(tensor.name, self._profile)
+        rest = [size if size >= 0 else middle for size, middle in zip(tensor.shape, usual, strict=True)][1:]
+        return (count if tensor.shape[0] < 0 else tensor.shape[0], *rest)
+
+    def _give_memory(self, tensor: _Tensor, shape: tuple[int, ...]) -> None:
+        """Make `values` a view of device memory of this shape, of more memory only if what there is does not do."""
+        from bmf_trt_seg.bmf_tensors import device_bytes
+
+        size = max(1, int(np.prod(shape, dtype=np.int64))) * tensor.dtype.itemsize
+        memory = self._memory.get(tensor.name)
+        if memory is None or len(memory) < size:
+            self._stream.synchronize()  # the engine may still be writing to what is given up here
+            try:
+                memory = self._memory[tensor.name] = device_bytes(size, self._device)
+            except RuntimeError as error:
+                raise self._no_memory(size, self._loaded.gpu) from error
+        tensor.values = (
+            memory[: int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize].view(tensor.dtype).view(shape)
+        )
+        self._context.set_tensor_address(tensor.name, tensor.values.data_ptr() or memory.data_ptr())
+
+    def _pinned_like(self, tensor: _Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Page-locked host memory in the shape of a tensor's values, kept."""
+        memory = self._pinned.get(tensor.name)
+        if memory is None or len(memory) < len(tensor.values):
+            memory = self._pinned[tensor.name] = torch.empty(tensor.values.shape, dtype=dtype, pin_memory=True)
+        return memory[: len(tensor.values)]
+
+    # ------------------------------------------------------------------------------------------------------- the run
+
+    def _enqueue(self, address: int) -> None:
+        """Let the engine work on the batch at this address. The current stream is ours."""
+        if self._graph is not None and address == self._address:
+            self._graph.replay()
+            return
+        if self._graph is not None or self._seen == 0 or address != self._address:
+            self._graph, self._seen, self._address = None, 0, address
+            self._context.set_tensor_address(self._picture.name, address)
+        self._execute()
+        self._seen += 1
+        if self.use_cuda_graphs and self._seen == 2:
+            self._graph = self._recorded()
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise self._failed(len(self._picture.values), self._reasons())
+
+    def _recorded(self) -> Any:
+        """The engine's work as a CUDA graph; None if this engine does things that cannot be recorded."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")  # other threads may allocate meanwhile
+            try:
+                self._execute()
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            self._loaded.library.messages.take_errors()
+            return None
+        return graph
+
+    def _padded(self, count: int) -> int:
+        """The size that a batch has to have for the engine, which may have a least one."""
+        least, most = self._range
+        if count > most:
+            raise self._too_many(count, most)
+        return max(count, least)
+
+    def _check_batch(self, count: int, shape: tuple[int, ...], dtype: str) -> None:
+        expected = self._picture_shape(count)
+        if shape != expected or dtype != self.spec.input.dtype:
+            raise self._failed(count, f"it is {dtype} {shape}, expected {self.spec.input.dtype} {expected}")
+
+    def _picture_shape(self, count: int) -> tuple[int, ...]:
+        size = self.spec.input.height, self.spec.input.width
+        return (count, 3, *size) if self.spec.input.layout == "nchw" else (count, *size, 3)
+
+    def _failed(self, count: int, reason: str) -> EngineError:
+        return EngineError(f"TensorRT failed on '{self.model.name}' with a batch of {count}: {reason}")
+
+    def _reasons(self) -> str:
+        messages = self._loaded.library.messages.take_errors()
+        return "; ".join(" ".join(message.split())[:300] for message in messages[:2]) or "it did not say why"
+
+    def _no_memory(self, size: int, gpu: Gpu) -> EngineError:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return EngineError(
+            f"engine '{self.model.name}' needs {size >> 20} MiB more on {gpu.name}, where {free >> 20} of "
+            f"{total >> 20} MiB are free: lower batch_size, end what else uses the GPU, or choose another with device "
+            "'cuda:N'"
+        )

@@ -1,0 +1,19 @@
+"""Device memory of BMF's, shown to PyTorch."""
+
+from __future__ import annotations
+
+import bmf.hmp as hmp
+import torch
+
+__all__ = ["device_bytes"]
+
+
+def device_bytes(count: int, device: torch.device) -> torch.Tensor:
+    """`count` bytes of device memory, (count,) uint8 undefined, aligned for every element type.
+
+    They come from BMF's allocator, as a node's own tensors do, through DLPack and without a copy; from PyTorch's where
+    BMF was built without CUDA. The memory is freed with the last tensor that shows it. RuntimeError if there is none.
+    """
+    if hmp.device_count(hmp.kCUDA) <= (device.index or 0):  # asked first: a refused allocation prints a stack trace
+        return torch.empty(count, dtype=torch.uint8, device=device)
+    return torch.from_dlpack(hmp.empty([count], dtype=hmp.uint8, device=f"cuda:{device.index or 0}"))

@@ -1,0 +1,1 @@
+"""TensorRT engines: which library there is, building from ONNX, keeping what was built, looking inside."""

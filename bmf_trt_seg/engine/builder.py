@@ -1,0 +1,431 @@
+"""EngineFromOnnx: builds a TensorRT engine once, keeps it with its manifest, and finds it again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from bmf_trt_seg.engine.calibration import CalibrationData, entropy_calibrator
+from bmf_trt_seg.engine.library import Gpu, Library, find_gpu, load_library
+from bmf_trt_seg.engine.manifest import Manifest, manifest_path, read_manifest
+from bmf_trt_seg.engine.network import OnnxNetwork, check_parsed, profiles_for, refused
+from bmf_trt_seg.engine.options import BuildOptions
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
+from bmf_trt_seg.outputs import check_writable, write_whole
+from bmf_trt_seg.spec import ModelSpec
+
+__all__ = ["BUILD_THREAD", "EngineFromOnnx", "Report", "engines_folder"]
+
+BUILD_THREAD = "engine build"
+"""Name of the thread that TensorRT works in."""
+_POLL_SECONDS = 0.2
+_MIB = 1 << 20
+_log = logging.getLogger(__name__)
+
+Report = Callable[[str, float | None], None]
+"""Told what a build does and how much of it is done, 0 to 1; None if the library does not tell."""
+
+
+def engines_folder() -> Path:
+    """Where engines are kept: $BMF_TRT_SEG_ENGINES, else engines/ in the working directory."""
+    return Path(os.environ.get("BMF_TRT_SEG_ENGINES") or "engines").expanduser()
+
+
+class EngineFromOnnx:
+    """A TensorRT engine that an ONNX file, options, a GPU and a TensorRT together determine."""
+
+    def __init__(
+        self,
+        model: Path,
+        options: BuildOptions,
+        *,
+        spec: ModelSpec | None = None,
+        batch: tuple[int, int, int] = (1, 4, 8),
+        calibration: CalibrationData | None = None,
+        device: str = "auto",
+        target: Path | None = None,
+    ) -> None:
+        """batch: smallest, usual and largest batch, if the network leaves it open. target: the plan to write; by
+        default one of its own in `engines_folder()`.
+
+        Everything that can be known before the build is checked here. Raises ModelError for a broken file, ConfigError
+        for options that do not fit it or this TensorRT, BackendUnavailable without TensorRT or a GPU it needs.
+        """
+        self.network = OnnxNetwork(model)
+        self.library = load_library()
+        self.gpu = _gpu(self.library, device)
+        self._calibration = calibration
+        self.manifest = Manifest(
+            library=self.library.module,
+            version=self.library.version,
+            gpu=self.gpu.name if self.gpu else None,
+            compute_capability=self.gpu.compute_capability if self.gpu else None,
+            precision=options.precision,
+            profiles=profiles_for(self.network, options, spec, batch),
+            onnx=str(model),
+            onnx_sha256=self.network.sha256(),
+            calibration=calibration.identity if calibration else None,
+            options=options,
+            spec=spec,
+        )
+        self._check_options()
+        self._has_own_name = target is not None
+        name = f"{model.stem}.{options.precision}.{self.manifest.key[:12]}.engine"
+        self.path = target or engines_folder() / name
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the engine is there, built from all the same."""
+        if not self.path.is_file():
+            return False
+        try:
+            there = read_manifest(self.path)
+        except (ConfigError, StreamError):  # of another time: a build puts it right
+            return False
+        return there is not None and there.key == self.manifest.key and there.plan_bytes == self.path.stat().st_size
+
+    def build(
+        self,
+        report: Report = lambda phase, fraction: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        force: bool = False,
+    ) -> bool:
+        """Make the engine unless it is there; whether it was made.
+
+        Of several processes that want the same engine one builds and the others wait. The plan and its manifest appear
+        when they are complete, or not at all. Raises ModelError for a network that TensorRT refuses, EngineError if the
+        build fails or `cancelled` says so, StreamError if the result cannot be written.
+        """
+        if self.is_built and not force:
+            self._renew_spec()
+            return False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(self.path)
+            with self._lock(report, cancelled):
+                if self.is_built and not force:
+                    self._renew_spec()
+                    return False
+                start = time.monotonic()
+                plan = self._built(report, cancelled)
+                self._write(plan, time.monotonic() - start)
+        except OSError as error:
+            if isinstance(error, StreamError):
+                raise
+            hint = "" if self._has_own_name else "; the environment variable BMF_TRT_SEG_ENGINES names another folder"
+            raise StreamError(f"engine '{self.path}' cannot be written: {error.strerror or error}{hint}") from error
+        return True
+
+    def _check_options(self) -> None:
+        options, library = self.manifest.options, self.library
+        if options.precision == "bf16":
+            if library.is_strongly_typed and not any("bfloat16" in tensor for tensor in _weight_types(self.network)):
+                raise ConfigError(
+                    f"option 'precision': {library} takes bf16 from the network's own types, and "
+                    f"'{self.network.path.name}' has none; export it in bfloat16, or choose fp16"
+                )
+            if not library.is_strongly_typed:
+                library.builder_flag("BF16", "precision")
+        if options.precision == "int8" and self._calibration is None and not self.network.is_quantized:
+            raise ConfigError(
+                f"option 'precision': '{self.network.path.name}' does not say how it is quantized (Q/DQ); give "
+                "pictures to calibrate on: bmf-trt-seg build MODEL.onnx --int8 --calibrate VIDEO_OR_FOLDER"
+            )
+        if self._calibration is not None and self.network.is_quantized:
+            raise ConfigError(
+                f"'{self.network.path.name}' says itself how it is quantized (Q/DQ): leave --calibrate out"
+            )
+        if self._calibration is not None and options.precision != "int8":
+            raise ConfigError(f"pictures to calibrate on are for int8, the precision is {options.precision}")
+        _flags(options, library)
+
+    @contextlib.contextmanager
+    def _lock(self, report: Report, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Hold the lock of this engine; waits for whoever builds it now."""
+        lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        waited = False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                if not waited:
+                    _log.info("another process builds '%s'; waiting for it", self.path)
+                    waited = True
+                if cancelled():
+                    raise _was_cancelled(self.path) from None
+                report("waiting for another process that builds it", None)
+                time.sleep(_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _built(self, report: Report, cancelled: Callable[[], bool]) -> bytes:
+        """Let TensorRT build, in a thread of its own: it does not listen to signals while it works."""
+        result: list[bytes] = []
+        failures: list[BaseException] = []
+        stop, done = threading.Event(), threading.Event()
+
+        def work() -> None:
+            try:
+                result.append(self._serialized(report, stop, failures))
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                done.set()
+
+        try:
+            threading.Thread(target=work, name=BUILD_THREAD, daemon=True).start()
+            while not done.wait(_POLL_SECONDS):
+                if not self.library.reports_progress:
+                    report("building", None)
+                if cancelled():
+                    raise _was_cancelled(self.path)
+        finally:
+            stop.set()
+            if self.library.reports_progress:  # it ends at its next step; otherwise it cannot be ended
+                done.wait()
+        if failures:
+            raise failures[0]
+        report("done", 1.0)
+        return result[0]
+
+    def _serialized(self, report: Report, stop: threading.Event, failures: list[BaseException]) -> bytes:
+        trt, library = self.library.trt, self.library
+        if self.gpu is not None:
+            import torch
+
+            torch.cuda.set_device(self.gpu.index)
+        library.messages.take_errors()
+        builder = trt.Builder(library.logger)
+        network = builder.create_network(library.network_flags())
+        parser = trt.OnnxParser(network, library.logger)
+        report("reading the network", None)
+        converted = self._converted(stop)
+        parsed = parser.parse_from_file(str(self.network.path)) if converted is None else parser.parse(converted)
+        check_parsed(parsed, parser, self.network)
+
+        config = builder.create_builder_config()
+        self._configure(config)
+        profile = builder.create_optimization_profile()
+        for name, shapes in self.manifest.profiles.items():
+            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        config.add_optimization_profile(profile)
+        kept: list[Any] = [profile]  # TensorRT does not hold what it is given
+        if self._calibration is not None and library.calibrates:
+            kept.append(self._calibrator(stop, failures))
+            config.int8_calibrator = kept[-1]
+            usual = builder.create_optimization_profile()  # calibration wants pictures of one shape
+            for name, shapes in self.manifest.profiles.items():
+                usual.set_shape(name, shapes.opt, shapes.opt, shapes.opt)
+            config.set_calibration_profile(usual)
+            kept.append(usual)
+        if library.reports_progress:
+            kept.append(_progress_monitor(trt, report, stop, failures))
+            config.progress_monitor = kept[-1]
+        timings = self._timings_path() if library.keeps_timings else None
+        if timings is not None:
+            known = timings.read_bytes() if timings.exists() else b""
+            config.set_timing_cache(config.create_timing_cache(known), False)
+
+        plan = builder.build_serialized_network(network, config)
+        if failures:  # of the calibrator, or of who is told of progress
+            raise failures[0]
+        if plan is None:
+            if stop.is_set():
+                raise _was_cancelled(self.path)
+            raise refused(library.messages.take_errors(), f"{library} cannot build '{self.network.path.name}'")
+        if timings is not None:
+            content = bytes(config.get_timing_cache().serialize())
+            write_whole(timings, lambda path: path.write_bytes(content))
+        return bytes(plan)
+
+    def _converted(self, stop: threading.Event) -> bytes | None:
+        """The network in the precision that is wanted, if the builder takes it from there; None if as it is."""
+        precision = self.manifest.options.precision
+        if not self.library.is_strongly_typed:
+            return None
+        if precision == "fp16":
+            return self.network.in_half_precision()
+        if precision == "int8" and self._calibration is not None:
+            return self.network.quantized(self._picture_input(), self._calibration_batches(stop))
+        return None
+
+    def _configure(self, config: Any) -> None:
+        trt, options, library = self.library.trt, self.manifest.options, self.library
+        for flag in _flags(options, library):
+            config.set_flag(flag)
+        if not options.tf32:
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
+        if options.opt_level is not None:
+            config.builder_optimization_level = options.opt_level
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.tactic_sources is not None:
+            config.set_tactic_sources(sum(1 << int(_tactic_source(trt, name)) for name in options.tactic_sources))
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that `inspect` sees types and kernels
+
+    def _calibration_batches(self, stop: threading.Event) -> Iterator[npt.NDArray[np.generic]]:
+        """Batches of the usual shape, until the build is cancelled."""
+        assert self._calibration is not None
+        shape = self.manifest.profiles[self._picture_input()].opt
+        count = 0
+        for batch in self._calibration.batches(shape[0]):
+            if stop.is_set():
+                raise _was_cancelled(self.path)
+            if batch.shape != shape:
+                raise ConfigError(
+                    f"pictures to calibrate on are {'x'.join(map(str, batch.shape))}, as the model's description says; "
+                    f"the usual shape of the engine is {'x'.join(map(str, shape))}"
+                )
+            count += 1
+            yield batch
+        if not count:
+            raise ConfigError(f"there are no pictures to calibrate on in {self._calibration.identity}")
+
+    def _calibrator(self, stop: threading.Event, failures: list[BaseException]) -> Any:
+        assert self._calibration is not None
+        size = self.manifest.profiles[self._picture_input()].opt[0]
+        text = f"{self.library} {self.manifest.onnx_sha256} {size} {self._calibration.identity}"
+        name = f"{self.network.path.stem}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.calibration"
+        batches = self._calibration_batches(stop)
+        return entropy_calibrator(self.library, batches, size, self.path.with_name(name), failures)
+
+    def _picture_input(self) -> str:
+        spec = self.manifest.spec
+        return spec.input.name if spec is not None else next(iter(self.manifest.profiles))
+
+    def _timings_path(self) -> Path:
+        where = self.manifest.compute_capability or "any"
+        return self.path.with_name(f".timings.{self.library.module}-{self.library.version}-{where}")
+
+    def _write(self, plan: bytes, seconds: float) -> None:
+        """Put both files in place; whoever sees a plan sees its own manifest, and after a failure there is neither."""
+        of_the_plan = {"plan_bytes": len(plan), "plan_sha256": hashlib.sha256(plan).hexdigest()}
+        self.manifest = self.manifest.model_copy(update={"build_seconds": round(seconds, 2), **of_the_plan})
+        manifest = manifest_path(self.path)
+
+        def publish(whole: Path) -> None:
+            whole.write_bytes(plan)
+            self.path.unlink(missing_ok=True)
+            write_whole(manifest, lambda path: path.write_text(self.manifest.text(), encoding="utf-8"))
+
+        try:
+            write_whole(self.path, publish)
+        except BaseException:
+            if not self.path.exists():
+                manifest.unlink(missing_ok=True)
+            raise
+
+    def _renew_spec(self) -> None:
+        """A description that has changed makes no other engine, but the manifest should say it, if it can."""
+        there = read_manifest(self.path)
+        assert there is not None
+        self.manifest = there.model_copy(update={"spec": self.manifest.spec, "onnx": self.manifest.onnx})
+        if self.manifest != there:
+            with contextlib.suppress(OSError):
+                write_whole(
+                    manifest_path(self.path), lambda path: path.write_text(self.manifest.text(), encoding="utf-8")
+                )
+
+
+def _gpu(library: Library, device: str) -> Gpu | None:
+    if device == "cpu":
+        raise ConfigError("device 'cpu': TensorRT has GPUs only; choose 'cuda', or the backend 'onnxruntime'")
+    gpu = find_gpu(device)
+    if gpu is None and library.module == "tensorrt":
+        raise BackendUnavailable(
+            f"{library} builds engines on the GPU they are for, and PyTorch finds none here; the backend 'onnxruntime' "
+            "needs none"
+        )
+    return gpu
+
+
+def _flags(options: BuildOptions, library: Library) -> list[Any]:
+    """Builder flags; ConfigError for what this TensorRT cannot build."""
+    names = []
+    if not library.is_strongly_typed:
+        # layers that cannot be quantized are to fall back to fp16, not to fp32
+        names += {"fp32": [], "fp16": ["FP16"], "bf16": ["BF16"], "int8": ["INT8", "FP16"]}[options.precision]
+    wanted = [(name, "precision") for name in names]
+    if options.version_compatible:
+        if library.module == "tensorrt_rtx":
+            raise ConfigError(f"option 'version_compatible': {library} has no such engines; leave it out")
+        wanted.append(("VERSION_COMPATIBLE", "version_compatible"))
+    if options.strip:
+        wanted.append(("STRIP_PLAN", "strip"))
+    if options.hardware_compatible and not hasattr(library.trt, "HardwareCompatibilityLevel"):
+        raise ConfigError(f"option 'hardware_compatible': {library} has no such engines; leave it out")
+    for name in options.tactic_sources or []:
+        _tactic_source(library.trt, name)
+    return [library.builder_flag(name, option) for name, option in wanted]
+
+
+def _tactic_source(trt: Any, name: str) -> Any:
+    known = trt.TacticSource.__members__
+    if name.upper() not in known:
+        raise ConfigError(f"option 'tactic_sources': got '{name}', allowed are {', '.join(known)}")
+    return known[name.upper()]
+
+
+def _weight_types(network: OnnxNetwork) -> list[str]:
+    from onnx import TensorProto
+
+    return [str(TensorProto.DataType.Name(weight.data_type)).lower() for weight in network.proto.graph.initializer]
+
+
+def _progress_monitor(trt: Any, report: Report, stop: threading.Event, failures: list[BaseException]) -> Any:
+    """TensorRT tells of phases within phases; the outermost one, with what its inner ones add, is what is reported."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps done, steps in all
+            self._most = 0.0  # phases that come late make the sum go back
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._phases[phase_name] = (parent_phase, 0, max(num_steps, 1))
+            self._tell(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self._phases:
+                parent, _, steps = self._phases[phase_name]
+                self._phases[phase_name] = (parent, min(step + 1, steps), steps)
+            self._tell(phase_name)
+            return not stop.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.pop(phase_name, None)
+
+        def _tell(self, phase_name: str) -> None:
+            fraction, name = 0.0, phase_name
+            while name in self._phases:
+                parent, done, steps = self._phases[name]
+                fraction = min(1.0, (done + fraction) / steps)
+                name = parent or ""
+            self._most = max(self._most, fraction)
+            try:
+                report(phase_name, self._most)
+            except BaseException as error:  # it cannot pass through TensorRT
+                failures.append(error)
+                stop.set()
+
+    return Monitor()
+
+
+def _was_cancelled(path: Path) -> EngineError:
+    return EngineError(f"the build of '{path}' was cancelled; nothing was written")

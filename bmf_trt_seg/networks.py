@@ -1,0 +1,101 @@
+"""From options to a network's backend: the file, its description, its shapes, and the engine that is built from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bmf_trt_seg.backends import BACKENDS, Backend, select_backend
+from bmf_trt_seg.engine.manifest import read_manifest
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError
+from bmf_trt_seg.models.catalog import find
+from bmf_trt_seg.options import SegmentOptions
+from bmf_trt_seg.spec import ModelSpec, spec_path
+
+if TYPE_CHECKING:
+    from bmf_trt_seg.engine.builder import EngineFromOnnx
+
+__all__ = ["backend_for", "engine_for"]
+
+_log = logging.getLogger(__name__)
+
+
+def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple[Backend, SegmentOptions]:
+    """The backend that `options` name, not open yet, and the options as the network's shapes make them.
+
+    An engine is built here if there is none of the ONNX file yet; `cancelled` is asked meanwhile. Raises ConfigError,
+    ModelError, EngineError, BackendUnavailable or StreamError.
+    """
+    model = find(options.model)
+    spec, options = _with_input_shapes(_description(model), options)
+    backend = select_backend(options.backend, model)
+    engine = engine_for(options)
+    if engine is not None:
+        if not engine.is_built:
+            _log.info("building an engine from '%s', once; this may take minutes", model)
+            engine.build(cancelled=cancelled)
+        model = engine.path
+    made = backend(
+        model,
+        spec,
+        device=options.device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        input_shapes=options.input_shapes,
+    )
+    return made, options
+
+
+def engine_for(options: SegmentOptions) -> EngineFromOnnx | None:
+    """The engine that these options want built, which may be built already; None if they want none.
+
+    Raises what `backend_for` does; BackendUnavailable where no engine could run.
+    """
+    if options.backend != "tensorrt" or Path(options.model).suffix.lower() in BACKENDS["tensorrt"].suffixes:
+        return None
+    model = find(options.model)
+    spec, options = _with_input_shapes(_description(model), options)
+    select_backend(options.backend, model)
+    from bmf_trt_seg.engine.builder import EngineFromOnnx
+
+    most = options.batch_size
+    engine = EngineFromOnnx(model, options.build, spec=spec, batch=(1, most, most), device=options.device)
+    if engine.gpu is None:
+        raise BackendUnavailable("TensorRT engines run on a CUDA GPU, and PyTorch finds none here")
+    return engine
+
+
+def _description(model: Path) -> ModelSpec:
+    """What lies beside a network, or is in its engine's manifest."""
+    path = spec_path(model)
+    if path.exists():
+        return ModelSpec.read(path)
+    manifest = read_manifest(model)
+    if manifest is not None and manifest.spec is not None:
+        return manifest.spec
+    raise ConfigError(
+        f"model '{model}' has no description: '{path.name}' should lie beside it and say what the network "
+        "takes and gives (see 'Your own network' in the README)"
+    )
+
+
+def _with_input_shapes(spec: ModelSpec, options: SegmentOptions) -> tuple[ModelSpec, SegmentOptions]:
+    """The description and the options as the option 'input_shapes' makes them."""
+    shape = (options.input_shapes or {}).get(spec.input.name)
+    if shape is None:
+        return spec, options
+    is_nchw = spec.input.layout == "nchw"
+    if len(shape) != 4 or 0 in shape or shape[1 if is_nchw else 3] != 3:
+        raise ConfigError(
+            f"option 'input_shapes': '{spec.input.name}' is the picture, got {'x'.join(map(str, shape))}; expected a "
+            f"shape as {'1x3x512x512' if is_nchw else '1x512x512x3'}"
+        )
+    batch, height, width = shape[0], *(shape[2:] if is_nchw else shape[1:3])
+    if batch != options.batch_size and "batch_size" in options.model_fields_set:
+        raise ConfigError(
+            f"option 'input_shapes' says a batch of {batch}, batch_size says {options.batch_size}; leave one out"
+        )
+    resized = spec.input.model_copy(update={"height": height, "width": width})
+    return spec.model_copy(update={"input": resized}), options.model_copy(update={"batch_size": batch})
