@@ -46,10 +46,13 @@ def run_tests(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
         report, figures = Path(folder, "report.xml"), Path(folder, "figures.json")
         command = [
             sys.executable, "-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-            "--durations=15", *arguments.pytest,
+            "-p", "pytest_timeout", "--tb=short", "--durations=15", *arguments.pytest,
         ]  # fmt: skip
         begin = time.monotonic()
-        environment = {**os.environ, "BMF_TRT_SEG_NEEDS_GPU": "1", "BMF_TRT_SEG_FIGURES": str(figures)}
+        environment = {
+            **os.environ, "BMF_TRT_SEG_NEEDS_GPU": "1", "BMF_TRT_SEG_FIGURES": str(figures),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what else is installed there is not ours
+        }  # fmt: skip
         code = subprocess.run(command, cwd=_TOP, env=environment, check=False).returncode
         counts = {"passed": 0, "failed": 0, "skipped": 0}
         failed = []
@@ -101,7 +104,7 @@ class Bare:
 
 
 def measure_speed(arguments: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]) -> None:
-    from gpu.networks import QUICK, engine, fast
+    from gpu.networks import build_of, engine
 
     from bmf_trt_seg.models import catalog
 
@@ -117,12 +120,12 @@ def measure_speed(arguments: argparse.Namespace, result: dict[str, Any], save: C
     for name, model in models.items():
         for precision in ("fp16", "fp32"):
             label = f"{name} {precision}"
-            level = QUICK if name == "person" else None if precision == "fp16" else arguments.fp32_level
-            made = engine(model, build=fast(precision, opt_level=level))
+            made = engine(model, build=build_of(name, precision))  # the tests' own; those of fp32 have no TF32
             engines[label] = _engine_facts(made)
             for batch in _BATCHES:
                 row = _speed_of(made, batch, arguments)
-                row |= _against_torch(row, in_torch.get(name, {}), precision, batch)
+                if precision == "fp16":  # PyTorch's fp32 times are with TF32
+                    row |= _against_torch(row, in_torch.get(name, {}), precision, batch)
                 rows[f"{label} batch {batch}"] = row
                 save()
                 _print_row(f"{label} batch {batch}", row)
@@ -249,14 +252,14 @@ def _print_row(label: str, row: dict[str, Any]) -> None:
 
 def measure_video(result: dict[str, Any]) -> None:
     import jobs
-    from gpu.networks import engine, quick_fp16, write_portrait
+    from gpu.networks import build_of, engine, write_portrait
 
     from bmf_trt_seg.models import catalog
     from bmf_trt_seg.transcode import Encoding
 
     model = catalog.find("person")
     ways: dict[str, dict[str, Any]] = {
-        "tensorrt fp16": {"model": engine(model, build=quick_fp16()).path, "batch_size": 8},
+        "tensorrt fp16": {"model": engine(model, build=build_of("person", "fp16")).path, "batch_size": 8},
         "onnxruntime, 1 thread": {"model": model},
     }
     with tempfile.TemporaryDirectory() as name:
@@ -336,8 +339,7 @@ def main() -> None:
     parser.add_argument("--engines", type=Path, help="where engines are kept (default $BMF_TRT_SEG_ENGINES)")
     parser.add_argument("--only", default=",".join(_PARTS), help=f"some of {','.join(_PARTS)} (default all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default 5)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each way in a turn (default 0.3)")
-    parser.add_argument("--fp32-level", type=int, help="opt_level of the fp32 engines (default TensorRT's)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each way in a turn (default 0.2)")
     parser.add_argument("--pytest", action="append", default=[], metavar="ARG", help="for pytest, as in --pytest=-x")
     parser.add_argument("--json", type=Path, default=_TOP / "benchmarks" / "results" / "h200.json")
     arguments = parser.parse_args()

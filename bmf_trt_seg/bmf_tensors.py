@@ -5,7 +5,7 @@ from __future__ import annotations
 import bmf.hmp as hmp
 import torch
 
-__all__ = ["device_bytes"]
+__all__ = ["device_bytes", "shared"]
 
 
 def device_bytes(count: int, device: torch.device) -> torch.Tensor:
@@ -16,4 +16,13 @@ def device_bytes(count: int, device: torch.device) -> torch.Tensor:
     """
     if hmp.device_count(hmp.kCUDA) <= (device.index or 0):  # asked first: a refused allocation prints a stack trace
         return torch.empty(count, dtype=torch.uint8, device=device)
-    return torch.from_dlpack(hmp.empty([count], dtype=hmp.uint8, device=f"cuda:{device.index or 0}"))
+    return shared(hmp.empty([count], dtype=hmp.uint8, device=f"cuda:{device.index or 0}"))
+
+
+def shared(tensor: hmp.Tensor) -> torch.Tensor:
+    """A BMF tensor as a PyTorch tensor of the same memory.
+
+    The capsule is asked for here, because BMF cannot take the handle of a stream that PyTorch would pass: whoever reads
+    the tensor on another stream than BMF's wrote it on has to order the two.
+    """
+    return torch.from_dlpack(tensor.__dlpack__())

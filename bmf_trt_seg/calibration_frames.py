@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +29,15 @@ def calibration_data(source: Path, spec: InputSpec, count: int = 128) -> Calibra
     Raises StreamError if there is nothing to read, and ConfigError for a folder without pictures.
     """
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        files = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
         if not files:
             raise ConfigError(
                 f"'{source}' has no pictures to calibrate on; pictures end in {', '.join(sorted(PICTURE_SUFFIXES))}"
             )
-        paths = [files[index * len(files) // count] for index in range(count)] if len(files) > count else files
+        paths = [files[index] for index in _spread(len(files), count)]
     else:
         probe_video(source)
         paths = [source]
-    stats = [path.stat() for path in paths]
-    newest, size = max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats)
 
     def frames() -> Iterator[FramePlanes]:
         return _frames_of(source, count) if source.is_file() else map(read_picture, paths)
@@ -52,16 +51,34 @@ def calibration_data(source: Path, spec: InputSpec, count: int = 128) -> Calibra
                 return  # calibration wants full batches; the last few pictures do not matter
             yield preprocess([*batch, *[batch[-1]] * (batch_size - len(batch))])
 
-    return CalibrationData(f"{source}, {count} of {size} bytes, changed {newest}", batches)
+    return CalibrationData(_identity(paths, spec, count), batches, str(source), count)
+
+
+def _identity(paths: list[Path], spec: InputSpec, count: int) -> str:
+    digest = hashlib.sha256(f"{count} {spec.model_dump_json()}".encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """At most `count` numbers below `total`, evenly spread."""
+    return [index * total // count for index in range(count)] if total > count else list(range(total))
 
 
 def _frames_of(source: Path, count: int) -> Iterator[FramePlanes]:
-    """Every Nth frame of a video, so that there are about `count`, as R'G'B'."""
-    step = max(1, (probe_video(source).expected_frames or count) // count)
+    """At most `count` frames of a video, evenly spread, upright, as R'G'B'."""
+    wanted = iter(_spread(probe_video(source).expected_frames or count, count))
     try:
         with av.open(str(source.absolute())) as container:
-            for frame in itertools.islice(container.decode(main_video(container)), 0, step * count, step):
-                rgb = frame.to_ndarray(format="rgb24")
-                yield FramePlanes("rgb24", rgb.shape[1], rgb.shape[0], (rgb,))
+            number = next(wanted, None)
+            for index, frame in enumerate(container.decode(main_video(container))):
+                if index == number:
+                    rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+                    yield FramePlanes("rgb24", rgb.shape[1], rgb.shape[0], (rgb,))
+                    number = next(wanted, None)
+                if number is None:
+                    return
     except (OSError, av.error.FFmpegError) as error:
         raise StreamError(f"'{source}' cannot be decoded: {error}") from error

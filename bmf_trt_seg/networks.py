@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmf_trt_seg.backends import BACKENDS, Backend, select_backend
+from bmf_trt_seg.engine.library import NO_GPU
 from bmf_trt_seg.engine.manifest import read_manifest
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError
 from bmf_trt_seg.models.catalog import find
@@ -63,7 +64,7 @@ def engine_for(options: SegmentOptions) -> EngineFromOnnx | None:
     most = options.batch_size
     engine = EngineFromOnnx(model, options.build, spec=spec, batch=(1, most, most), device=options.device)
     if engine.gpu is None:
-        raise BackendUnavailable("TensorRT engines run on a CUDA GPU, and PyTorch finds none here")
+        raise BackendUnavailable(NO_GPU)
     return engine
 
 

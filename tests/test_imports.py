@@ -26,8 +26,8 @@ LAYERS = [
     ["pipeline", "transcode"],
     ["bmf_frames", "bmf_module", "pictures"],
     ["calibration_frames", "module", "sinks"],
-    ["cli", "cli.doctor", "cli.inputs", "cli.inspect", "cli.models", "cli.options", "cli.progress"],
-    ["cli.build", "cli.engines", "cli.graph"],
+    ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
+    ["cli.build", "cli.engines", "cli.graph", "cli.inspect"],
     ["cli.segment"],
     ["cli.render", "cli.run"],
     ["cli.main"],
@@ -55,7 +55,6 @@ OPTIONAL = {
         "backends.pytorch": True,
         "backends.tensorrt": True,
         "bmf_tensors": True,
-        "bmf_frames": False,
         "engine.builder": False,
         "engine.calibration": False,
         "engine.library": False,
@@ -150,6 +149,11 @@ def test_libraries_are_imported_where_they_are_used(library):
             if full.split(".")[0] == library:
                 found[name] = found.get(name, False) or at_top
     assert found == OPTIONAL[library]
+
+
+def test_tensors_of_bmf_wait_until_a_frame_is_on_a_gpu():
+    """`bmf_tensors` wants PyTorch, which frames in CPU memory do without."""
+    assert [at_top for full, at_top in imports("bmf_frames") if full == f"{PACKAGE}.bmf_tensors"] == [False]
 
 
 BLOCKED = ["bmf", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bmf_trt_seg.errors import ConfigError, StreamError
-from bmf_trt_seg.outputs import check_distinct, publish, temporary_path, with_final_names
+from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 
 
 def test_temporary_names_are_hidden_and_keep_folder_and_ending(tmp_path: Path) -> None:
@@ -36,6 +36,26 @@ def test_an_output_that_is_the_input_is_refused(link: bool, tmp_path: Path) -> N
 def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would be written twice"):
         check_distinct([], [tmp_path / "out", tmp_path / "x" / ".." / "out"])
+
+
+def test_what_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("kept")
+    check_writable(tmp_path / "there")
+    check_writable(tmp_path / "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there": "kept"}
+
+
+def test_folder_as_the_output(tmp_path: Path) -> None:
+    """Masks go into one."""
+    check_writable(tmp_path)
+
+
+def test_folder_of_the_output_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StreamError, match=r"/nosuch/out' cannot be written: the folder '.*/nosuch' does not exist$"):
+        check_writable(tmp_path / "nosuch" / "out")
+    with pytest.raises(StreamError, match=r"/file/out' cannot be written: the folder '.*/file' is no folder$"):
+        check_writable(tmp_path / "file" / "out")
 
 
 def test_publish_gives_files_and_the_files_of_folders_their_names(tmp_path: Path) -> None:

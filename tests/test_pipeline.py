@@ -12,6 +12,7 @@ from factories import make_picture, make_spec, save_onnx
 
 from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.engine.builder import EngineFromOnnx
+from bmf_trt_seg.engine.library import NO_GPU
 from bmf_trt_seg.engine.manifest import manifest_path
 from bmf_trt_seg.engine.options import BuildOptions
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, ModelError
@@ -415,7 +416,7 @@ def test_engines_have_their_description_in_the_manifest(tmp_path, monkeypatch):
     monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path))
     engine = EngineFromOnnx(flexible(tmp_path, size_hw=(8, 8)), BuildOptions(), spec=make_spec(activation="none"))
     engine.build()
-    with pytest.raises(BackendUnavailable, match=r"^TensorRT engines run on a CUDA GPU, and PyTorch finds none here$"):
+    with pytest.raises(BackendUnavailable, match=f"^{NO_GPU}$"):
         pipeline(engine.path)
     manifest_path(engine.path).unlink()
     with pytest.raises(ConfigError, match="has no description"):
@@ -425,6 +426,6 @@ def test_engines_have_their_description_in_the_manifest(tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to build for")
 def test_no_engine_is_built_where_none_can_run(tmp_path, monkeypatch):
     monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path / "engines"))
-    with pytest.raises(BackendUnavailable, match="PyTorch finds none here"):
+    with pytest.raises(BackendUnavailable, match=f"^{NO_GPU}$"):
         pipeline(flexible(tmp_path, size_hw=(8, 8)), backend="tensorrt")
     assert not (tmp_path / "engines").exists()

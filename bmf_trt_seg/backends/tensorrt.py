@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
 __all__ = ["TensorRTBackend"]
 
+# PyTorch keeps account of graphs in one place for all threads, without a lock
+_RECORDING = threading.Lock()
 _NOT_IN_NUMPY = {"bfloat16": torch.float32}
 
 
@@ -75,7 +78,8 @@ class TensorRTBackend(Backend):
             self._context = self._new_context()
             self._memory: dict[str, torch.Tensor] = {}
             self._pinned: dict[str, torch.Tensor] = {}
-            self._prepare(max(self.batch_size if self.fixed_batch is None else self.fixed_batch, self._range[0]))
+            with torch.cuda.stream(self._stream):
+                self._prepare(max(self.batch_size if self.fixed_batch is None else self.fixed_batch, self._range[0]))
 
     def describe(self) -> str:
         manifest = self._loaded.manifest
@@ -98,6 +102,16 @@ class TensorRTBackend(Backend):
         if batch.device != self._device or not batch.is_contiguous():
             kind = "contiguous" if batch.is_contiguous() else "not contiguous"
             raise self._failed(count, f"it is on {batch.device} and {kind}, expected contiguous on {self._device}")
+        try:
+            self._order_and_enqueue(batch, count)
+        except EngineError:
+            raise
+        except RuntimeError as error:  # PyTorch's and BMF's
+            raise self._failed(count, str(error).strip().splitlines()[0]) from error
+        scores: torch.Tensor = self._scores.values[:count]
+        return scores
+
+    def _order_and_enqueue(self, batch: torch.Tensor, count: int) -> None:
         size = self._padded(count)
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
@@ -114,15 +128,16 @@ class TensorRTBackend(Backend):
                     self._enqueue(self._picture.values.data_ptr())
             self._done.record(self._stream)
             current.wait_event(self._done)
-        scores: torch.Tensor = self._scores.values[:count]
-        return scores
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         count = len(batch)
         self._check_batch(count, batch.shape, str(batch.dtype))
         size = self._padded(count)
         try:
+            with torch.cuda.device(self._device):
+                self._ready.record(torch.cuda.current_stream())
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                self._stream.wait_event(self._ready)  # for who still reads what `infer_on_device` gave
                 self._prepare(size)
                 given = self._pinned_like(self._picture, self._picture.dtype)
                 given.numpy()[:count] = batch
@@ -134,9 +149,9 @@ class TensorRTBackend(Backend):
                 result.copy_(scores, non_blocking=True)
                 self._done.record(self._stream)
             self._done.synchronize()
-        except RuntimeError as error:
-            if isinstance(error, EngineError):
-                raise
+        except EngineError:
+            raise
+        except RuntimeError as error:  # PyTorch's and BMF's
             raise self._failed(count, str(error).strip().splitlines()[0]) from error
         copied: npt.NDArray[np.generic] = result.numpy()[:count].copy()
         return copied
@@ -147,7 +162,8 @@ class TensorRTBackend(Backend):
 
     def _release(self) -> None:
         """Let go of everything; the engine's memory goes with the last that refers to it."""
-        self._graph = self._context = None
+        self._drop_graph()
+        self._context = None
         for name in ("_loaded", "_tensors", "_picture", "_scores", "_memory", "_pinned"):
             self.__dict__.pop(name, None)
 
@@ -243,7 +259,7 @@ class TensorRTBackend(Backend):
         """Tell the engine how large the next batch is, and where all tensors but the picture's lie."""
         if self._picture.values is not None and len(self._picture.values) == count:
             return
-        self._graph, self._seen = None, 0
+        self._drop_graph()
         for tensor in self._tensors:
             if tensor.is_input:
                 shape = self._input_shape(tensor, count)
@@ -307,7 +323,8 @@ class TensorRTBackend(Backend):
             self._graph.replay()
             return
         if self._graph is not None or self._seen == 0 or address != self._address:
-            self._graph, self._seen, self._address = None, 0, address
+            self._drop_graph()
+            self._address = address
             self._context.set_tensor_address(self._picture.name, address)
         self._execute()
         self._seen += 1
@@ -320,17 +337,24 @@ class TensorRTBackend(Backend):
 
     def _recorded(self) -> Any:
         """The engine's work as a CUDA graph; None if this engine does things that cannot be recorded."""
-        graph = torch.cuda.CUDAGraph()
-        try:
-            graph.capture_begin(capture_error_mode="thread_local")  # other threads may allocate meanwhile
+        with _RECORDING:
             try:
-                self._execute()
-            finally:
-                graph.capture_end()
-        except RuntimeError:
-            self._loaded.library.messages.take_errors()
-            return None
-        return graph
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(capture_error_mode="thread_local")  # other threads may allocate meanwhile
+                try:
+                    self._execute()
+                finally:
+                    graph.capture_end()
+            except RuntimeError:
+                self._loaded.library.messages.take_errors()
+                return None
+            return graph
+
+    def _drop_graph(self) -> None:
+        """Forget the recorded graph, and how many batches of its kind there were."""
+        with _RECORDING:
+            self._graph = None
+        self._seen = 0
 
     def _padded(self, count: int) -> int:
         """The size that a batch has to have for the engine, which may have a least one."""

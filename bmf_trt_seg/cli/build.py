@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from bmf_trt_seg.cli.options import set_messages
-from bmf_trt_seg.cli.progress import BuildProgress
+from bmf_trt_seg.cli.progress import BuildProgress, size_text
 from bmf_trt_seg.engine.builder import EngineFromOnnx
+from bmf_trt_seg.engine.manifest import is_plan, manifest_path, read_manifest
 from bmf_trt_seg.engine.options import BuildOptions, parse_shapes
 from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.models import catalog
-from bmf_trt_seg.outputs import check_writable
+from bmf_trt_seg.outputs import check_distinct, check_writable
 from bmf_trt_seg.spec import ModelSpec, spec_path
 from bmf_trt_seg.validation import validated
 
@@ -22,14 +23,9 @@ __all__ = ["command"]
 
 @click.command(name="build")
 @click.argument("model", metavar="MODEL.onnx")
-@click.option("--fp16", "precision", flag_value="fp16", help="16-bit floating point.")
-@click.option("--bf16", "precision", flag_value="bf16", help="16-bit floating point with the range of 32 bits.")
-@click.option(
-    "--int8",
-    "precision",
-    flag_value="int8",
-    help="8-bit integers; needs --calibrate, or a network with Q/DQ operators.",
-)
+@click.option("--fp16", is_flag=True, help="16-bit floating point.")
+@click.option("--bf16", is_flag=True, help="16-bit floating point with the range of 32 bits.")
+@click.option("--int8", is_flag=True, help="8-bit integers; needs --calibrate, or a network with Q/DQ operators.")
 @click.option(
     "--calibrate", type=click.Path(path_type=Path), metavar="VIDEO_OR_FOLDER",
     help="Pictures like those to come, for --int8.",
@@ -84,22 +80,46 @@ def command(
         from bmf_trt_seg.calibration_frames import calibration_data
 
         data = calibration_data(calibrate, spec.input, calibrate_frames)
-    if target is not None:
-        check_writable(target)
     batch = (1, max(1, batch_size // 2), batch_size)
     engine = EngineFromOnnx(path, options, spec=spec, batch=batch, calibration=data, device=device, target=target)
+    if target is not None:
+        inputs = [path, *engine.network.weight_files(), description, *([calibrate] if calibrate else [])]
+        _check_target(target, inputs, force)
     with BuildProgress(f"{path.name} {options.precision}", quiet) as progress:
         if engine.build(progress.update, force=force):
             manifest = engine.manifest
             progress.say(
-                f"built for {manifest.built_for} in {manifest.build_seconds:.1f} s, {manifest.plan_bytes / 1e6:.1f} MB"
+                f"built for {manifest.built_for} in {manifest.build_seconds:.1f} s, {size_text(manifest.plan_bytes)}"
             )
         else:
-            progress.say(f"was there: built for {engine.manifest.built_for}; --force builds it again")
+            progress.say(f"is there already, built for {engine.manifest.built_for}; --force builds it again")
     click.echo(engine.path)
 
 
+def _check_target(target: Path, inputs: list[Path], force: bool) -> None:
+    """Neither the engine nor its manifest may take the place of what it is built from, or of what is no engine."""
+    for path in (target, manifest_path(target)):
+        check_distinct(inputs, [path])
+        check_writable(path)
+    if force:
+        return
+    if target.is_file():
+        with target.open("rb") as file:
+            if not is_plan(file.read(4)):
+                raise click.UsageError(f"'{target}' exists and is no engine; give --force to replace it")
+        return
+    try:
+        read_manifest(target)
+    except ConfigError:
+        manifest = manifest_path(target)
+        raise click.UsageError(f"'{manifest}' exists and is no manifest; give --force to replace it") from None
+
+
 def _options(flags: dict[str, Any], shapes: str | None) -> BuildOptions:
+    chosen = [name for name in ("fp16", "bf16", "int8") if flags.pop(name)]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]}: choose one")
+    flags["precision"] = chosen[0] if chosen else "fp32"
     values = {name: value for name, value in flags.items() if value not in (None, False) or name == "tf32"}
     if shapes is not None:
         try:

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from bmf_trt_seg.cli.progress import size_text
 from bmf_trt_seg.engine.inspection import Inspection, inspect
+from bmf_trt_seg.models import catalog
 
 __all__ = ["command"]
 
@@ -23,11 +25,11 @@ _SHOWN_LAYERS = 40
 @click.option("--device", default="auto", show_default=True, help="GPU to load an engine on: auto, cuda or cuda:N.")
 def command(file: Path, as_json: bool, layers: bool, device: str) -> None:
     """Show the tensors, profiles, layers and origin of a TensorRT engine or an ONNX file."""
-    found = inspect(file, device)
+    found = inspect(catalog.find(str(file)), device)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=2))
         return
-    click.echo(f"file       {found.file}, {found.bytes / 1e6:.1f} MB, {found.kind}")
+    click.echo(f"file       {found.file}, {size_text(found.bytes)}, {found.kind}")
     for name, value in found.facts.items():
         if value not in (None, ""):
             click.echo(f"{_padded(name)}{_shown(name, value)}")
@@ -44,7 +46,7 @@ def _padded(name: str) -> str:
 
 def _shown(name: str, value: Any) -> str:
     if name.endswith(" bytes"):
-        return f"{value / 1e6:.1f} MB"
+        return size_text(value)
     if isinstance(value, dict):
         return ", ".join(f"{key} {content}" for key, content in value.items())
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
@@ -53,8 +55,9 @@ def _shown(name: str, value: Any) -> str:
 def _show_manifest(manifest: dict[str, Any] | None) -> None:
     if manifest is None:
         return
-    gpu = f"{manifest['gpu']} ({manifest['compute_capability']})" if manifest["gpu"] else "no GPU"
-    click.echo(f"built by   {manifest['library']} {manifest['version']} on {gpu}, in {manifest['build_seconds']:.1f} s")
+    library = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[manifest["library"]]
+    where = f"on {manifest['gpu']} ({manifest['compute_capability']})" if manifest["gpu"] else "without a GPU"
+    click.echo(f"built by   {library} {manifest['version']} {where}, in {manifest['build_seconds']:.1f} s")
     click.echo(f"built from {manifest['onnx']}, sha256 {manifest['onnx_sha256'][:16]}")
     click.echo(f"precision  {manifest['precision']}")
     defaults = (None, False)
@@ -68,7 +71,7 @@ def _show_manifest(manifest: dict[str, Any] | None) -> None:
     if options:
         click.echo(f"options    {', '.join(f'{name} {value}' for name, value in options.items())}")
     if manifest["calibration"]:
-        click.echo(f"calibrated {manifest['calibration']}")
+        click.echo(f"calibrated on up to {manifest['calibration_frames']} pictures of {manifest['calibration_source']}")
     if manifest["spec"]:
         click.echo(f"classes    {', '.join(manifest['spec']['labels'])}")
 

@@ -10,12 +10,17 @@ from typing import Any
 from tqdm import tqdm
 from typing_extensions import Self
 
-__all__ = ["BuildProgress", "Progress"]
+__all__ = ["BuildProgress", "Progress", "size_text"]
 
 _LINE_SECONDS = 10.0
 
 
 tqdm.monitor_interval = 0  # no thread of its own: a signal is to find none that has not blocked it
+
+
+def size_text(count: int) -> str:
+    """Bytes for people: '4.7 MB'."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 class _StandardError:

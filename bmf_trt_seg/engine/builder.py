@@ -30,6 +30,7 @@ __all__ = ["BUILD_THREAD", "EngineFromOnnx", "Report", "engines_folder"]
 BUILD_THREAD = "engine build"
 """Name of the thread that TensorRT works in."""
 _POLL_SECONDS = 0.2
+_STOP_SECONDS = 3.0
 _MIB = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class EngineFromOnnx:
             onnx=str(model),
             onnx_sha256=self.network.sha256(),
             calibration=calibration.identity if calibration else None,
+            calibration_source=calibration.source if calibration else "",
+            calibration_frames=calibration.count if calibration else 0,
             options=options,
             spec=spec,
         )
@@ -114,6 +117,8 @@ class EngineFromOnnx:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_writable(self.path)
+            if self.path.is_dir():
+                raise StreamError(f"'{self.path}' cannot be written: it is a folder")
             with self._lock(report, cancelled):
                 if self.is_built and not force:
                     self._renew_spec()
@@ -150,6 +155,8 @@ class EngineFromOnnx:
         if self._calibration is not None and options.precision != "int8":
             raise ConfigError(f"pictures to calibrate on are for int8, the precision is {options.precision}")
         _flags(options, library)
+        if options.strip and self.gpu is None:
+            raise BackendUnavailable(f"option 'strip': {library} wants a GPU for this, and PyTorch finds none here")
 
     @contextlib.contextmanager
     def _lock(self, report: Report, cancelled: Callable[[], bool]) -> Iterator[None]:
@@ -195,8 +202,8 @@ class EngineFromOnnx:
                     raise _was_cancelled(self.path)
         finally:
             stop.set()
-            if self.library.reports_progress:  # it ends at its next step; otherwise it cannot be ended
-                done.wait()
+            if self.library.reports_progress:  # it ends at its next step, if that is not far; else it cannot be ended
+                done.wait(_STOP_SECONDS)
         if failures:
             raise failures[0]
         report("done", 1.0)
@@ -213,7 +220,7 @@ class EngineFromOnnx:
         network = builder.create_network(library.network_flags())
         parser = trt.OnnxParser(network, library.logger)
         report("reading the network", None)
-        converted = self._converted(stop)
+        converted = self._converted(report, stop)
         parsed = parser.parse_from_file(str(self.network.path)) if converted is None else parser.parse(converted)
         check_parsed(parsed, parser, self.network)
 
@@ -225,7 +232,7 @@ class EngineFromOnnx:
         config.add_optimization_profile(profile)
         kept: list[Any] = [profile]  # TensorRT does not hold what it is given
         if self._calibration is not None and library.calibrates:
-            kept.append(self._calibrator(stop, failures))
+            kept.append(self._calibrator(report, stop, failures))
             config.int8_calibrator = kept[-1]
             usual = builder.create_optimization_profile()  # calibration wants pictures of one shape
             for name, shapes in self.manifest.profiles.items():
@@ -252,7 +259,7 @@ class EngineFromOnnx:
             write_whole(timings, lambda path: path.write_bytes(content))
         return bytes(plan)
 
-    def _converted(self, stop: threading.Event) -> bytes | None:
+    def _converted(self, report: Report, stop: threading.Event) -> bytes | None:
         """The network in the precision that is wanted, if the builder takes it from there; None if as it is."""
         precision = self.manifest.options.precision
         if not self.library.is_strongly_typed:
@@ -260,7 +267,7 @@ class EngineFromOnnx:
         if precision == "fp16":
             return self.network.in_half_precision()
         if precision == "int8" and self._calibration is not None:
-            return self.network.quantized(self._picture_input(), self._calibration_batches(stop))
+            return self.network.quantized(self._picture_input(), self._calibration_batches(report, stop))
         return None
 
     def _configure(self, config: Any) -> None:
@@ -279,7 +286,7 @@ class EngineFromOnnx:
             config.set_tactic_sources(sum(1 << int(_tactic_source(trt, name)) for name in options.tactic_sources))
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that `inspect` sees types and kernels
 
-    def _calibration_batches(self, stop: threading.Event) -> Iterator[npt.NDArray[np.generic]]:
+    def _calibration_batches(self, report: Report, stop: threading.Event) -> Iterator[npt.NDArray[np.generic]]:
         """Batches of the usual shape, until the build is cancelled."""
         assert self._calibration is not None
         shape = self.manifest.profiles[self._picture_input()].opt
@@ -292,17 +299,18 @@ class EngineFromOnnx:
                     f"pictures to calibrate on are {'x'.join(map(str, batch.shape))}, as the model's description says; "
                     f"the usual shape of the engine is {'x'.join(map(str, shape))}"
                 )
-            count += 1
+            count += len(batch)
+            report(f"calibrating, {count} pictures", None)
             yield batch
         if not count:
-            raise ConfigError(f"there are no pictures to calibrate on in {self._calibration.identity}")
+            raise ConfigError(f"there are no pictures to calibrate on in '{self._calibration.source}'")
 
-    def _calibrator(self, stop: threading.Event, failures: list[BaseException]) -> Any:
+    def _calibrator(self, report: Report, stop: threading.Event, failures: list[BaseException]) -> Any:
         assert self._calibration is not None
         size = self.manifest.profiles[self._picture_input()].opt[0]
         text = f"{self.library} {self.manifest.onnx_sha256} {size} {self._calibration.identity}"
         name = f"{self.network.path.stem}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.calibration"
-        batches = self._calibration_batches(stop)
+        batches = self._calibration_batches(report, stop)
         return entropy_calibrator(self.library, batches, size, self.path.with_name(name), failures)
 
     def _picture_input(self) -> str:

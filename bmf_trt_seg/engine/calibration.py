@@ -21,9 +21,13 @@ class CalibrationData:
     """Pictures to calibrate on, ready for the network."""
 
     identity: str
-    """What they are, as a manifest keeps it: the same text means the same pictures."""
+    """A digest of the pictures and of how they are prepared: the same text means the same batches."""
     batches: Callable[[int], Iterator[npt.NDArray[np.generic]]]
     """Given a batch size, batches of exactly that size, as the picture's input wants them."""
+    source: str = ""
+    """The file or folder they come from."""
+    count: int = 0
+    """How many were asked for."""
 
 
 def entropy_calibrator(

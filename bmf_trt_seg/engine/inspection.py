@@ -11,9 +11,10 @@ from typing import Any
 
 from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, read_plan
 from bmf_trt_seg.engine.network import OnnxNetwork
+from bmf_trt_seg.engine.options import ShapeRange
 from bmf_trt_seg.errors import BackendUnavailable
 
-__all__ = ["Inspection", "TensorRow", "inspect"]
+__all__ = ["Inspection", "LayerRow", "TensorRow", "inspect", "layer_row"]
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,11 @@ def _engine(path: Path, device: str) -> Inspection:
         loaded = load_engine(path, device)
     except BackendUnavailable as error:
         tensors = [
-            TensorRow("input", name, "", list(shapes.min), [[list(shapes.min), list(shapes.opt), list(shapes.max)]])
+            TensorRow("input", name, "", _open_where_it_varies(shapes), [_as_lists(shapes)])
             for name, shapes in (manifest.profiles.items() if manifest else ())
         ]
-        return Inspection(str(path), kind, len(content), facts, tensors, {}, [], values, f"tensors and layers: {error}")
+        note = f"types and layers are not shown: {error}"
+        return Inspection(str(path), kind, len(content), facts, tensors, {}, [], values, note)
     layers = _layers(loaded)
     kinds = collections.Counter(layer.kind for layer in layers if layer.kind)
     return Inspection(
@@ -104,6 +106,14 @@ def _engine(path: Path, device: str) -> Inspection:
         layers,
         values,
     )
+
+
+def _as_lists(shapes: ShapeRange) -> list[list[int]]:
+    return [list(shapes.min), list(shapes.opt), list(shapes.max)]
+
+
+def _open_where_it_varies(shapes: ShapeRange) -> list[int | str]:
+    return [low if low == high else -1 for low, high in zip(shapes.min, shapes.max, strict=True)]
 
 
 def _facts(loaded: LoadedEngine) -> dict[str, Any]:
@@ -145,20 +155,38 @@ _NAMES = {"float": "fp32", "half": "fp16"}
 
 def _layers(loaded: LoadedEngine) -> list[LayerRow]:
     """From the engine inspector, whose JSON has objects where the engine was built with details, else names."""
-    trt = loaded.library.trt
-    text = loaded.engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    rows = []
+    trt, engine = loaded.library.trt, loaded.engine
+    inspector = engine.create_engine_inspector()
+    context = engine.create_execution_context()
+    if context is not None:  # types and formats of dynamic shapes are known for a context only
+        for name, shape in _usual_shapes(loaded).items():
+            context.set_input_shape(name, shape)
+        inspector.execution_context = context
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     # some layers have line breaks in their names
-    for layer in json.loads(text, strict=False).get("Layers", []):
-        if isinstance(layer, str):
-            rows.append(LayerRow(layer, "", ""))
-            continue
-        types = [_type(output) for output in layer.get("Outputs", []) if isinstance(output, dict)]
-        precision = "/".join(dict.fromkeys(filter(None, types)))
-        rows.append(LayerRow(" ".join(str(layer.get("Name", "")).split()), str(layer.get("LayerType", "")), precision))
-    return rows
+    layers = json.loads(text, strict=False).get("Layers", [])
+    return [layer_row(layer) for layer in layers]
 
 
-def _type(tensor: dict[str, Any]) -> str:
-    found = _TYPE.search(str(tensor.get("Format/Datatype", "")) or str(tensor.get("Datatype", "")))
+def _usual_shapes(loaded: LoadedEngine) -> dict[str, tuple[int, ...]]:
+    engine, trt = loaded.engine, loaded.library.trt
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    return {name: tuple(engine.get_tensor_profile_shape(name, 0)[1]) for name in inputs}
+
+
+def layer_row(layer: dict[str, Any] | str) -> LayerRow:
+    """A layer of the inspector's JSON: by the types of what comes out, or of its weights where that is not told."""
+    if isinstance(layer, str):
+        return LayerRow(layer, "", "")
+    types = [_type(output.get("Format/Datatype")) for output in layer.get("Outputs", [])]
+    if not any(types):
+        weights = layer.get("Weights")
+        types = [_type(weights.get("Type"))] if isinstance(weights, dict) else []
+    precision = "/".join(dict.fromkeys(filter(None, types)))
+    return LayerRow(" ".join(str(layer.get("Name", "")).split()), str(layer.get("LayerType", "")), precision)
+
+
+def _type(text: Any) -> str:
+    found = _TYPE.search(str(text))
     return _NAMES.get(found[1].lower(), found[1].lower()) if found else ""

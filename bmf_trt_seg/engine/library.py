@@ -10,14 +10,16 @@ import functools
 import importlib
 import importlib.util
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError
 
-__all__ = ["INSTALL", "MODULES", "Gpu", "Library", "find_gpu", "load_library"]
+__all__ = ["INSTALL", "MODULES", "NO_GPU", "Gpu", "Library", "find_gpu", "load_library"]
 
 MODULES = ("tensorrt", "tensorrt_rtx")
+NO_GPU = "TensorRT engines run on a CUDA GPU, and PyTorch finds none here; the backend 'onnxruntime' needs none"
 INSTALL = "pip install tensorrt, or tensorrt-rtx-cu13 for GPUs of the RTX series"
 _EDITIONS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _log = logging.getLogger(__name__)
@@ -157,6 +159,8 @@ def find_gpu(device: str = "auto") -> Gpu | None:
 
     Raises BackendUnavailable if there are GPUs, but not this one, or no PyTorch.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device '{device}' is none; allowed are 'auto', 'cpu', 'cuda' and 'cuda:N'")
     try:
         import torch
     except ImportError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmf_trt_seg.engine.library import Gpu, Library, find_gpu, load_library
+from bmf_trt_seg.engine.library import NO_GPU, Gpu, Library, find_gpu, load_library
 from bmf_trt_seg.engine.manifest import Manifest, PlanHeader, manifest_path, plan_header, read_manifest
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
 
@@ -69,13 +69,13 @@ def load_engine(path: Path, device: str = "auto") -> LoadedEngine:
     Raises EngineError that says what it was built for, what this is and how to rebuild it, BackendUnavailable without
     a GPU or TensorRT.
     """
+    gpu = find_gpu(device)
     content, header, manifest = read_plan(path)
     library = load_library("tensorrt_rtx" if header.is_rtx else "tensorrt")
     if device == "cpu":
         raise ConfigError("device 'cpu': TensorRT has GPUs only; choose 'cuda', or the backend 'onnxruntime'")
-    gpu = find_gpu(device)
     if gpu is None:
-        raise BackendUnavailable("TensorRT engines run on a CUDA GPU, and PyTorch finds none here")
+        raise BackendUnavailable(NO_GPU)
     import torch
 
     with torch.cuda.device(gpu.index):

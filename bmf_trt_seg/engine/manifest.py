@@ -16,12 +16,14 @@ from bmf_trt_seg.errors import ConfigError, EngineError, StreamError
 from bmf_trt_seg.spec import ModelSpec
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["Manifest", "PlanHeader", "manifest_path", "plan_header", "read_manifest"]
+__all__ = ["Manifest", "PlanHeader", "is_plan", "manifest_path", "plan_header", "read_manifest"]
 
 _NO_PART_OF_THE_KEY: Any = {
-    "onnx": True, "spec": True, "build_seconds": True, "plan_bytes": True, "plan_sha256": True,
+    **dict.fromkeys(
+        ["onnx", "spec", "calibration_source", "calibration_frames", "build_seconds", "plan_bytes", "plan_sha256"], True
+    ),
     "options": {"shapes"},  # the profiles say it, with what was left open filled in
-}  # fmt: skip
+}
 
 
 class Manifest(Strict):
@@ -35,7 +37,9 @@ class Manifest(Strict):
     profiles: dict[str, ShapeRange] = pydantic.Field(description="Shapes of the inputs, by name.")
     onnx: str = pydantic.Field(description="The ONNX file, as it was given.")
     onnx_sha256: str = pydantic.Field(description="Its SHA-256, external weights included.")
-    calibration: str | None = pydantic.Field(None, description="What INT8 was calibrated on.")
+    calibration: str | None = pydantic.Field(None, description="Digest of the pictures that INT8 was calibrated on.")
+    calibration_source: str = pydantic.Field("", description="Where those came from.")
+    calibration_frames: int = pydantic.Field(0, ge=0, description="How many of them were asked for.")
     options: BuildOptions
     spec: ModelSpec | None = pydantic.Field(None, description="The network's description, if there was one.")
     build_seconds: float = pydantic.Field(0.0, ge=0.0)
@@ -58,9 +62,13 @@ class Manifest(Strict):
     @property
     def command(self) -> str:
         """The command that builds it again, for a shell."""
-        is_dynamic = any(shapes.min != shapes.max for shapes in self.profiles.values())
-        options = self.options.model_copy(update={"shapes": self.profiles if is_dynamic else None})
-        calibrate = f" --calibrate {shlex.quote(self.calibration.partition(',')[0])}" if self.calibration else ""
+        options = self.options.model_copy(
+            update={"shapes": {name: shapes for name, shapes in self.profiles.items() if shapes.opt}}
+        )
+        calibrate = ""
+        if self.calibration is not None:
+            source = shlex.quote(self.calibration_source)
+            calibrate = f" --calibrate {source} --calibrate-frames {self.calibration_frames}"
         return f"bmf-trt-seg build {shlex.quote(self.onnx)}{options.flags()}{calibrate}"
 
     def text(self) -> str:
@@ -100,11 +108,18 @@ _HEADER = struct.Struct("<4s12xQ4B")  # mark, size of the whole plan, version
 _MARKS = {b"ftrt": False, b"vtrt": True}
 
 
+def is_plan(first_bytes: bytes) -> bool:
+    """Whether a file that begins so is a serialized engine."""
+    return first_bytes[:4] in _MARKS
+
+
 def plan_header(content: bytes, name: str) -> PlanHeader:
     """The header of a plan's content; EngineError if it is none."""
-    if len(content) < _HEADER.size or content[:4] not in _MARKS:
+    if content[:4] not in _MARKS:
         found = "is empty" if not content else f"begins with {content[:8]!r}"
-        raise EngineError(f"'{name}' is no TensorRT plan: it {found}; build one: bmf-trt-seg build MODEL.onnx")
+        raise EngineError(f"'{name}' is no TensorRT engine: it {found}; build one: bmf-trt-seg build MODEL.onnx")
+    if len(content) < _HEADER.size:
+        raise EngineError(f"engine '{name}' is cut short: there are {len(content)} bytes of it; copy it again")
     mark, size, *version = _HEADER.unpack_from(content)
     return PlanHeader(
         version=".".join(map(str, version)), is_rtx=_MARKS[mark], missing_bytes=max(0, size - len(content))

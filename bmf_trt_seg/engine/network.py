@@ -78,7 +78,7 @@ class OnnxNetwork:
     def sha256(self) -> str:
         """Digest of the file and of the files that hold its weights."""
         digest = hashlib.sha256()
-        for path in (self.path, *self._weight_files()):
+        for path in (self.path, *self.weight_files()):
             try:
                 with path.open("rb") as file:
                     while part := file.read(1 << 22):
@@ -147,7 +147,8 @@ class OnnxNetwork:
         except Exception as error:  # ValueError, OSError, onnx's own
             raise ModelError(f"model '{self.path}' cannot be read with its weights: {error}") from error
 
-    def _weight_files(self) -> list[Path]:
+    def weight_files(self) -> list[Path]:
+        """The files beside it that hold its weights, if it does not hold them itself."""
         from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
         names = {

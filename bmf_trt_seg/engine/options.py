@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -24,10 +26,7 @@ class ShapeRange(Strict):
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> ShapeRange:
-        ranks = {len(self.min), len(self.opt), len(self.max)}
-        if len(ranks) > 1 or any(
-            not low <= usual <= high for low, usual, high in zip(self.min, self.opt, self.max, strict=True)
-        ):
+        if not _is_ordered((self.min, self.opt, self.max)):
             raise ValueError(f"shapes must go from small to large in every dimension, got {self}")
         return self
 
@@ -49,18 +48,30 @@ def parse_shapes(text: str) -> dict[str, dict[str, tuple[int, ...]]]:
 
     The name may be left out for a network of one input; it is '' then. Raises ValueError.
     """
-    ranges = {}
+    ranges: dict[str, dict[str, tuple[int, ...]]] = {}
     for part in filter(None, text.split(",")):
         name, _, shapes = part.rpartition(":")
         sizes = [parse_shape(shape) for shape in shapes.split("/")]
         if len(sizes) not in (1, 3):
             raise ValueError(f"'{part}' has {len(sizes)} shapes; give one, or three as min/opt/max")
+        if not _is_ordered(sizes):
+            raise ValueError(f"'{part}' must go from small to large in every dimension, and from 1")
+        if name.strip() in ranges or (ranges and "" in (name.strip(), *ranges)):
+            raise ValueError(f"'{part}' follows another for the same input; name each input once")
         ranges[name.strip()] = {"min": sizes[0], "opt": sizes[len(sizes) // 2], "max": sizes[-1]}
+    if not ranges:
+        raise ValueError(f"'{text}' has no shape in it; write it as 1x3x256x256")
     return ranges
 
 
+def _is_ordered(shapes: Sequence[tuple[int, ...]]) -> bool:
+    return len({len(shape) for shape in shapes}) == 1 and all(
+        sizes[0] >= 1 and list(sizes) == sorted(sizes) for sizes in zip(*shapes, strict=True)
+    )
+
+
 def _ranges_from_text(value: Any) -> Any:
-    return parse_shapes(value) if isinstance(value, str) else value
+    return (parse_shapes(value) if value.strip() else None) if isinstance(value, str) else value
 
 
 def _list_from_text(value: Any) -> Any:
@@ -105,11 +116,10 @@ class BuildOptions(Strict):
             elif isinstance(value, bool):
                 text += f" {flag}"
             else:
-                text += f" {flag} {','.join(value) if isinstance(value, list) else value}"
+                text += f" {flag} {shlex.quote(','.join(value)) if isinstance(value, list) else value}"
         if self.shapes:
-            text += " --shapes " + ",".join(
-                f"{name}:{shape}" if name else str(shape) for name, shape in self.shapes.items()
-            )
+            ranges = (f"{name}:{shape}" if name else str(shape) for name, shape in self.shapes.items())
+            text += f" --shapes {shlex.quote(','.join(ranges))}"
         return text
 
 

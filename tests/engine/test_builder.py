@@ -21,11 +21,11 @@ from jobs import left_in
 
 from bmf_trt_seg.engine.builder import BUILD_THREAD, EngineFromOnnx
 from bmf_trt_seg.engine.calibration import CalibrationData
-from bmf_trt_seg.engine.library import Library, load_library
+from bmf_trt_seg.engine.library import Library, find_gpu, load_library
 from bmf_trt_seg.engine.manifest import manifest_path, plan_header, read_manifest
 from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.engine.options import BuildOptions
-from bmf_trt_seg.errors import ConfigError, EngineError, ModelError, StreamError
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, ModelError, StreamError
 from bmf_trt_seg.validation import validated
 
 pytest.importorskip("tensorrt_rtx")
@@ -234,15 +234,22 @@ def test_engine_under_a_name_of_ones_own(onnx_file, tmp_path, engines):
     assert engine(onnx_file, target=target, opt_level=1).build()
 
 
-@pytest.mark.parametrize("name", ["text/mine.engine", "text/folder/mine.engine", "folder"])
+@pytest.mark.parametrize("name", ["text/mine.engine", "text/folder/mine.engine"])
 def test_places_that_cannot_be_written(onnx_file, tmp_path, name):
     (tmp_path / "text").write_text("x")
-    (tmp_path / "folder").mkdir()
     before = left_in(tmp_path)
     target = tmp_path / name
     message = complaint(StreamError, engine(onnx_file, target=target).build)
     assert message.startswith(f"engine '{target}' cannot be written: ")
-    assert left_in(tmp_path) - {".folder.lock"} == before
+    assert left_in(tmp_path) == before
+
+
+def test_folder_as_the_engine(onnx_file, tmp_path):
+    (tmp_path / "folder").mkdir()
+    before = left_in(tmp_path)
+    message = complaint(StreamError, engine(onnx_file, target=tmp_path / "folder").build)
+    assert message == f"'{tmp_path / 'folder'}' cannot be written: it is a folder"
+    assert left_in(tmp_path) == before
 
 
 @pytest.fixture
@@ -282,9 +289,9 @@ def test_full_disk_when_the_description_changed(onnx_file, small_disk):
 
 
 def test_calibration_without_pictures(onnx_file):
-    nothing = CalibrationData("an empty film", lambda size: iter(()))
+    nothing = CalibrationData("ab" * 32, lambda size: iter(()), "an empty film", 8)
     message = complaint(ConfigError, engine(onnx_file, precision="int8", calibration=nothing).build)
-    assert message == "there are no pictures to calibrate on in an empty film"
+    assert message == "there are no pictures to calibrate on in 'an empty film'"
 
 
 def test_calibration_on_pictures_of_another_size(onnx_file):
@@ -301,6 +308,35 @@ def test_calibration_for_other_precisions(onnx_file):
 
 def test_engines_for_the_cpu(onnx_file):
     assert complaint(ConfigError, engine, onnx_file, device="cpu").startswith("device 'cpu': TensorRT has GPUs only")
+
+
+@pytest.mark.parametrize("device", ["gpu7", "cuda:", "cuda:x", "cuda0", "", "CUDA", "cuda:-1", " cuda"])
+def test_devices_that_are_none(device):
+    message = complaint(ConfigError, find_gpu, device)
+    assert message == f"device '{device}' is none; allowed are 'auto', 'cpu', 'cuda' and 'cuda:N'"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cuda:7"])
+def test_devices_where_there_is_none(device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert find_gpu(device) is None
+
+
+def test_device_of_a_build_is_checked(onnx_file, monkeypatch):
+    monkeypatch.setattr("bmf_trt_seg.engine.builder.find_gpu", find_gpu)
+    assert complaint(ConfigError, engine, onnx_file, device="gpu7").startswith("device 'gpu7' is none; ")
+
+
+def test_stripping_wants_a_gpu(onnx_file):
+    message = complaint(BackendUnavailable, engine, onnx_file, strip=True)
+    library = load_library("tensorrt_rtx")
+    assert message == f"option 'strip': {library} wants a GPU for this, and PyTorch finds none here"
+
+
+def test_engines_for_other_versions(onnx_file):
+    message = complaint(ConfigError, engine, onnx_file, version_compatible=True)
+    library = load_library("tensorrt_rtx")
+    assert message == f"option 'version_compatible': {library} has no such engines; leave it out"
 
 
 def test_fp16_is_the_network_in_half_precision(onnx_file, tmp_path):
@@ -363,13 +399,13 @@ def test_unknown_sources_of_tactics(onnx_file):
     assert message.startswith("option 'tactic_sources': got 'frob', allowed are ")
 
 
-def calibration(identity="noise, 4", batches=None):
+def calibration(identity="ab" * 32, batches=None, source="noise", count=4):
     def noise(size):
         rng = np.random.default_rng(1)
         for _ in range(4):
             yield rng.random((size, 3, 8, 8), np.float32) * 2 - 1
 
-    return CalibrationData(identity, batches or noise)
+    return CalibrationData(identity, batches or noise, source, count)
 
 
 def test_int8_wants_pictures(onnx_file):
@@ -387,11 +423,15 @@ def test_int8_is_calibrated(onnx_file, engines):
 
     made = built(onnx_file, precision="int8", calibration=calibration(batches=noted))
     assert sizes == [4]  # the usual batch
-    assert made.manifest.calibration == "noise, 4"
+    manifest = read_manifest(made.path)
+    assert (manifest.calibration, manifest.calibration_source, manifest.calibration_frames) == ("ab" * 32, "noise", 4)
+    assert manifest.command.endswith(" --shapes input:1x3x8x8/4x3x8x8/8x3x8x8 --calibrate noise --calibrate-frames 4")
     assert left_in(engines) == whole(made.path)
     assert made.path.read_bytes() != built(onnx_file).path.read_bytes()
-    assert engine(onnx_file, precision="int8", calibration=calibration("others")).path != made.path
+    assert engine(onnx_file, precision="int8", calibration=calibration("cd" * 32)).path != made.path
     assert not engine(onnx_file, precision="int8", calibration=calibration()).build()
+    moved = calibration(source="elsewhere")
+    assert not engine(onnx_file, precision="int8", calibration=moved).build()  # the same pictures
 
 
 def test_quantized_networks_want_no_pictures(onnx_file, tmp_path):

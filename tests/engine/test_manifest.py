@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from factories import make_spec
 
-from bmf_trt_seg.engine.manifest import Manifest, manifest_path, plan_header, read_manifest
+from bmf_trt_seg.engine.manifest import Manifest, is_plan, manifest_path, plan_header, read_manifest
 from bmf_trt_seg.engine.options import BuildOptions, ShapeRange
 from bmf_trt_seg.errors import ConfigError, EngineError, StreamError
 
@@ -37,7 +37,7 @@ def changed(**values):
         {"profiles": {"input": RANGE.model_copy(update={"max": (9, 3, 8, 8)})}},
         {"profiles": {"picture": RANGE}},
         {"onnx_sha256": "cd" * 32},
-        {"calibration": "clip.mp4, 128"},
+        {"calibration": "ef" * 32},
         {"options": BuildOptions(precision="fp16", opt_level=3)},
         {"options": BuildOptions(precision="fp16", opt_level=2, tf32=False)},
         {"options": BuildOptions(precision="fp16", opt_level=2, strip=True)},
@@ -55,6 +55,9 @@ def test_key_changes_with_all_that_makes_another_engine(values):
         {"spec": None},
         {"build_seconds": 3.5},
         {"plan_bytes": 7},
+        {"plan_sha256": "ef" * 32},
+        {"calibration_source": "clip.mp4"},
+        {"calibration_frames": 64},  # the digest says it
         {"options": MANIFEST.options.model_copy(update={"shapes": {"": RANGE}})},  # the profiles say it
     ],
     ids=lambda values: next(iter(values)),
@@ -113,15 +116,28 @@ def test_what_it_was_built_for():
 def test_command_that_builds_it_again():
     shapes = " --shapes input:1x3x8x8/4x3x8x8/8x3x8x8"
     assert MANIFEST.command == f"bmf-trt-seg build nets/person.onnx --fp16 --opt-level 2{shapes}"
-    quantized = changed(options=BuildOptions(precision="int8"), calibration="clip.mp4, 128 frames")
-    assert quantized.command == f"bmf-trt-seg build nets/person.onnx --int8{shapes} --calibrate clip.mp4"
+    quantized = changed(
+        options=BuildOptions(precision="int8"),
+        calibration="ef" * 32,
+        calibration_source="clip.mp4",
+        calibration_frames=64,
+    )
+    calibrate = " --calibrate clip.mp4 --calibrate-frames 64"
+    assert quantized.command == f"bmf-trt-seg build nets/person.onnx --int8{shapes}{calibrate}"
     fixed = {"input": ShapeRange(min=(2, 3, 8, 8), opt=(2, 3, 8, 8), max=(2, 3, 8, 8))}
-    assert changed(options=BuildOptions(), profiles=fixed).command == "bmf-trt-seg build nets/person.onnx"
+    fixed_command = "bmf-trt-seg build nets/person.onnx --shapes input:2x3x8x8"
+    assert changed(options=BuildOptions(), profiles=fixed).command == fixed_command
+    given = BuildOptions(shapes={"": RANGE})
+    assert changed(options=given, profiles=fixed).command == fixed_command
+    two = {"input": RANGE, "mask": fixed["input"]}
+    assert changed(options=BuildOptions(), profiles=two).command.endswith(f"{shapes},mask:2x3x8x8")
 
 
 def test_command_can_be_pasted_into_a_shell():
     spaced = changed(onnx="my nets/person.onnx", options=BuildOptions())
     assert shlex.split(spaced.command)[:3] == ["bmf-trt-seg", "build", "my nets/person.onnx"]
+    calibrated = changed(calibration="ef" * 32, calibration_source="my films; all", calibration_frames=8)
+    assert shlex.split(calibrated.command)[-4:] == ["--calibrate", "my films; all", "--calibrate-frames", "8"]
 
 
 def plan(mark=b"ftrt", size=100, version=(10, 9, 0, 34), length=100):
@@ -144,16 +160,38 @@ def test_plan_that_is_cut_off():
     [
         (b"", "is empty"),
         (b"This is no plan. It is a text.", "begins with b'This is '"),
-        (plan(length=10), "begins with b'ftrt"),
         (bytes(40), "begins with b'"),
     ],
 )
 def test_what_is_no_plan(content, found):
     with pytest.raises(EngineError) as caught:
         plan_header(content, "net.engine")
-    assert str(caught.value).startswith(f"'net.engine' is no TensorRT plan: it {found}")
+    assert str(caught.value).startswith(f"'net.engine' is no TensorRT engine: it {found}")
     assert str(caught.value).endswith("; build one: bmf-trt-seg build MODEL.onnx")
+
+
+@pytest.mark.parametrize("mark", [b"ftrt", b"vtrt"])
+@pytest.mark.parametrize("length", [4, 10, 27])
+def test_plan_that_is_cut_in_its_header(mark, length):
+    with pytest.raises(EngineError) as caught:
+        plan_header(plan(mark, length=length), "net.engine")
+    assert str(caught.value) == f"engine 'net.engine' is cut short: there are {length} bytes of it; copy it again"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(plan(), True), (plan(b"vtrt"), True), (plan(length=4), True), (plan(length=3), False), (b"", False)],
+)
+def test_what_a_plan_begins_with(content, expected):
+    assert is_plan(content) is expected
 
 
 def test_paths_keep_their_whole_name():
     assert manifest_path(Path("a/b.c.plan")) == Path("a/b.c.plan.json")
+
+
+def test_command_with_odd_inputs():
+    scalar = ShapeRange(min=(), opt=(), max=())
+    shapes = MANIFEST.profiles["input"]
+    odd = changed(options=BuildOptions(), profiles={"in put; x": shapes, "factor": scalar})
+    assert shlex.split(odd.command)[-2:] == ["--shapes", "in put; x:1x3x8x8/4x3x8x8/8x3x8x8"]

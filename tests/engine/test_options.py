@@ -57,11 +57,33 @@ def test_shape_range_as_text():
     assert str(ShapeRange(min=(1, 3), opt=(1, 3), max=(4, 3))) == "1x3/1x3/4x3"
 
 
-@pytest.mark.parametrize("shapes", ["4x3/2x3/8x3", "1x3/9x3/8x3", "1x3/2x2/8x3", "1x3/2x3x1/8x3", "1/2x3/8x3"])
+@pytest.mark.parametrize(
+    "shapes", ["4x3/2x3/8x3", "1x3/9x3/8x3", "1x3/2x2/8x3", "1x3/2x3x1/8x3", "1/2x3/8x3", "0x3", "in:0/1/2"]
+)
 def test_shapes_go_from_small_to_large(shapes):
-    assert complaint(shapes=shapes) == (
-        f"build: option 'shapes': got \"{shapes}\"; shapes must go from small to large in every dimension, got {shapes}"
-    )
+    words = f"'{shapes}' must go from small to large in every dimension, and from 1"
+    assert complaint(shapes=shapes) == f"build: option 'shapes': got \"{shapes}\"; {words}"
+    with pytest.raises(ValueError, match=rf"^{words}$"):
+        parse_shapes(shapes)
+
+
+@pytest.mark.parametrize("shapes", [[(4, 3), (2, 3), (8, 3)], [(1,), (2, 3), (8, 3)]])
+def test_shapes_that_are_no_text_go_from_small_to_large(shapes):
+    with pytest.raises(ValueError, match="shapes must go from small to large in every dimension, got "):
+        ShapeRange(**dict(zip(("min", "opt", "max"), shapes, strict=True)))
+
+
+@pytest.mark.parametrize("text", ["1x3,2x3", "a:1x3,a:1x3", "a:1x3, a:2x3", "a:1x3,2x3", "1x3,a:2x3", "a:1,b:1,a:1"])
+def test_shapes_of_an_input_are_given_once(text):
+    last = text.split(",")[-1]
+    with pytest.raises(ValueError, match=rf"^'{last}' follows another for the same input; name each input once$"):
+        parse_shapes(text)
+
+
+@pytest.mark.parametrize("text", ["", ",", ",,"])
+def test_no_shape_at_all(text):
+    with pytest.raises(ValueError, match=rf"^'{text}' has no shape in it; write it as 1x3x256x256$"):
+        parse_shapes(text)
 
 
 @pytest.mark.parametrize(

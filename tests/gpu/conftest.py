@@ -68,9 +68,9 @@ def person_fp32(person: Path, engines: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def person_fp16(person: Path, engines: Path) -> Path:
-    from gpu.networks import engine, quick_fp16
+    from gpu.networks import build_of, engine
 
-    return engine(person, build=quick_fp16()).path
+    return engine(person, build=build_of("person", "fp16")).path
 
 
 @pytest.fixture(scope="session")

@@ -43,9 +43,11 @@ def fast(precision: str, **values: Any) -> BuildOptions:
     return options(**{"precision": precision, "opt_level": None, "tf32": True, **values})
 
 
-def quick_fp16() -> BuildOptions:
-    """For the person model, whose many small layers take TensorRT 8.6 four minutes at its own opt_level."""
-    return fast("fp16", opt_level=QUICK)
+def build_of(network: str, precision: str) -> BuildOptions:
+    """How each network is built for tests and benchmark: exact in fp32, fast in fp16 as far as the time allows."""
+    if precision == "fp32":
+        return options()
+    return fast("fp16", opt_level={"fcn_resnet101": None, "segformer_b4": QUICK}.get(network, QUICK))
 
 
 def engine(
@@ -131,20 +133,26 @@ def save_network(
     return path
 
 
-def wide_network(path: Path, side: int = 2048, *, channels_out: int = 2) -> Path:
-    """Small weights, great tensors: 64 channels of side x side in the middle, 1 GiB for a side of 2048."""
+def wide_network(path: Path, where: str, side: int = 2048) -> Path:
+    """Small weights and a tensor of 1 GiB: 'between layers', or 'for the output'."""
     rng = np.random.default_rng(0)
-    weights = {
-        "first": rng.normal(size=(64, 3, 3, 3)).astype(np.float32),
-        "second": rng.normal(size=(channels_out, 64, 3, 3)).astype(np.float32),
-    }
-    save_network(
-        path,
-        [
+    if where == "between layers":
+        channels_out = 2
+        nodes = [
             helper.make_node("Conv", ["input", "first"], ["middle"], pads=[1, 1, 1, 1]),
             helper.make_node("Sin", ["middle"], ["bent"]),  # keeps the two apart
             helper.make_node("Conv", ["bent", "second"], ["output"], pads=[1, 1, 1, 1]),
-        ],
+        ]
+        weights = {
+            "first": rng.normal(size=(64, 3, 3, 3)).astype(np.float32),
+            "second": rng.normal(size=(channels_out, 64, 3, 3)).astype(np.float32),
+        }
+    else:
+        channels_out, weights = 66, {}
+        nodes = [helper.make_node("Concat", ["input"] * (channels_out // 3), ["output"], axis=1)]
+    save_network(
+        path,
+        nodes,
         {"input": (TensorProto.FLOAT, [1, 3, side, side])},
         {"output": (TensorProto.FLOAT, [1, channels_out, side, side])},
         weights,
@@ -242,7 +250,7 @@ def device_maps(
 
     result = []
     for start in range(0, len(inputs), batch):
-        part = torch.from_numpy(inputs[start : start + batch]).cuda()
+        part = torch.from_numpy(inputs[start : start + batch]).cuda().contiguous()
         if backend._scores.values is not None:
             poison(backend)
         scores = backend.infer_on_device(part)

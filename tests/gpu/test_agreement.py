@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gpu.figures import note
-from gpu.networks import class_maps, device_maps, engine, fast, options, views_nchw
+from gpu.networks import build_of, class_maps, device_maps, engine, views_nchw
 
 from bmf_trt_seg.backends import select_backend
 from bmf_trt_seg.spec import ModelSpec, spec_path
@@ -55,8 +55,7 @@ def test_person(person_fp32, person_fp16, reference, precision):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["fcn_resnet101", "segformer_b4"])
 def test_large_networks(exported, name, precision):
-    build = options() if precision == "fp32" else fast("fp16")
-    made = engine(exported / f"{name}.onnx", build=build)
+    made = engine(exported / f"{name}.onnx", build=build_of(name, precision))
     with np.load(exported / f"{name}.npz") as saved:
         inputs, wanted, logits = saved["inputs"], saved["classes"], saved["logits"]
     errors = []
@@ -73,11 +72,24 @@ def test_large_networks(exported, name, precision):
     compared(name, precision, maps, wanted)
 
 
-def test_int8_calibrated_on_a_clip(person, portrait_clip, reference, tmp_path, monkeypatch):
+def test_int8_calibrated_on_a_clip(person, portrait_clip, reference):
+    from bmf_trt_seg.calibration_frames import calibration_data
+
+    spec, pictures, wanted = reference
+    data = calibration_data(portrait_clip, spec.input, 32)
+    made = engine(person, spec, precision="int8", calibration=data)
+    assert made.manifest.calibration == data.identity
+    with opened(made.path, spec) as backend:
+        assert "int8" in backend.describe()
+        maps = device_maps(backend, pictures, 4)
+    compared("person", "int8", maps, wanted)
+
+
+def test_calibration_is_kept(bright, portrait_clip, tmp_path, monkeypatch):
     from bmf_trt_seg.calibration_frames import calibration_data
 
     monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path))  # so that nothing is there
-    spec, pictures, wanted = reference
+    spec = ModelSpec.read(spec_path(bright))
     data = calibration_data(portrait_clip, spec.input, 32)
     asked = []
 
@@ -86,38 +98,31 @@ def test_int8_calibrated_on_a_clip(person, portrait_clip, reference, tmp_path, m
             asked.append(len(batch))
             yield batch
 
-    made = engine(person, spec, precision="int8", calibration=dataclasses.replace(data, batches=counted))
-    caches = list(tmp_path.glob("person.*.calibration"))
+    made = engine(bright, spec, precision="int8", calibration=dataclasses.replace(data, batches=counted))
+    caches = list(tmp_path.glob("bright.*.calibration"))
     assert len(caches) == 1
-    assert len(caches[0].read_text(errors="replace").splitlines()) > 10  # a line a tensor
-    assert asked
+    assert len(caches[0].read_text(errors="replace").splitlines()) > 1  # a heading, and a line a tensor
     assert set(asked) == {4}
     assert made.manifest.calibration == data.identity
-    written = caches[0].stat().st_mtime_ns
 
     def never(size):
         raise AssertionError("pictures were read again")
         yield
 
     again = engine(
-        person, spec, precision="int8", workspace_mib=4096, calibration=dataclasses.replace(data, batches=never)
+        bright, spec, precision="int8", workspace_mib=4096, calibration=dataclasses.replace(data, batches=never)
     )
     assert again.path != made.path
     assert again.path.is_file()
-    assert list(tmp_path.glob("person.*.calibration")) == caches
-    assert caches[0].stat().st_mtime_ns == written or caches[0].stat().st_size
-    with opened(made.path, spec) as backend:
-        assert "int8" in backend.describe()
-        maps = device_maps(backend, pictures, 4)
-    compared("person", "int8", maps, wanted)
+    assert list(tmp_path.glob("bright.*.calibration")) == caches
 
 
-def test_pictures_that_cannot_be_read_end_the_calibration(person, portrait_clip, tmp_path, monkeypatch):
+def test_pictures_that_cannot_be_read_end_the_calibration(bright, portrait_clip, tmp_path, monkeypatch):
     from bmf_trt_seg.calibration_frames import calibration_data
     from bmf_trt_seg.errors import StreamError
 
     monkeypatch.setenv("BMF_TRT_SEG_ENGINES", str(tmp_path))
-    spec = ModelSpec.read(spec_path(person))
+    spec = ModelSpec.read(spec_path(bright))
 
     def broken(size):
         yield np.zeros((size, 3, spec.input.height, spec.input.width), np.float32)
@@ -125,6 +130,6 @@ def test_pictures_that_cannot_be_read_end_the_calibration(person, portrait_clip,
 
     data = dataclasses.replace(calibration_data(portrait_clip, spec.input, 32), batches=broken)
     with pytest.raises(StreamError, match=r"^the clip ends in nothing$"):
-        engine(person, spec, precision="int8", opt_level=0, calibration=data)
+        engine(bright, spec, precision="int8", calibration=data)
     assert not list(tmp_path.glob("*.engine"))
     assert not list(tmp_path.glob("*.calibration"))

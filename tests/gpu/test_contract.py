@@ -56,8 +56,6 @@ def test_batches_of_any_size(network, infer, size):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_networks_of_fixed_batch_get_parts(files, infer, size):
-    if infer is on_device and size > 2:
-        pytest.skip("a batch on the device is one run")
     with opened(files["fixed"]) as fixed:
         assert fixed.fixed_batch == 2
         scores = infer(fixed, contract_batch(size))

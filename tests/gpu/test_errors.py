@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -62,6 +65,8 @@ def started(*arguments, **environment) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path, **environment},
+        # a shell that started these tests in the background may have had them ignore Ctrl-C
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -84,6 +89,17 @@ def changed(path: Path, source: Path, content: bytes) -> Path:
     path.write_bytes(content)
     shutil.copy(manifest_path(source), manifest_path(path))
     return path
+
+
+def of_other_version(plan: bytes) -> bytes:
+    """A plan as TensorRT 10.7.0.23 marks it. 8.6 goes by the number behind the second mark, not by the first header."""
+    patched = bytearray(plan)
+    patched[24:28] = bytes([10, 7, 0, 23])
+    where = plan.index(b"ptrt", 28, 256) + 8
+    (number,) = struct.unpack_from("<I", plan, where)
+    assert 200 < number < 300, "this is not where the plan has the version of its format"
+    struct.pack_into("<I", patched, where, number + 3)
+    return bytes(patched)
 
 
 OPEN = """
@@ -112,11 +128,13 @@ def failures(tmp_path_factory, bright, engines):
     clip = clips.write_clip(folder / "clip.mp4", frames=10)
     good = engine(bright).path
     plan, spec = good.read_bytes(), ModelSpec.read(spec_path(bright))
-    other_version = plan[:24] + bytes([10, 7, 0, 23]) + plan[28:]
+    other_version = of_other_version(plan)
+    middle = len(plan) // 2
 
     bad = {
         "cut short": changed(folder / "cut.engine", good, plan[: len(plan) // 2]),
         "cut to its header": changed(folder / "header.engine", good, plan[:64]),
+        "damaged": changed(folder / "damaged.engine", good, plan[:middle] + b"\x5a\xa5" * 32 + plan[middle + 64 :]),
         "other version": folder / "version.engine",
         "other version and GPU": changed(folder / "gpu.engine", good, other_version),
         "text": folder / "text.engine",
@@ -129,6 +147,7 @@ def failures(tmp_path_factory, bright, engines):
         spec.write(spec_path(bad[name]))
     manifest = json.loads(manifest_path(bad["other version and GPU"]).read_text())
     manifest.update(version="10.7.0", gpu="NVIDIA A10", compute_capability="8.6")
+    manifest["plan_sha256"] = hashlib.sha256(other_version).hexdigest()
     manifest_path(bad["other version and GPU"]).write_text(json.dumps(manifest))
 
     larger = folder / "larger.engine"
@@ -166,17 +185,22 @@ HERE = r"this is TensorRT 8\.\S+ on .* \(compute capability \d+\.\d\)"
     [
         ("cut short", 1, r"engine '.*cut\.engine' is cut short: \d+ of \d+ bytes are missing; .*bmf-trt-seg build "),
         ("cut to its header", 1, r"engine '.*header\.engine' is cut short: \d+ of \d+ bytes are missing; "),
-        ("text", 1, r"'.*text\.engine' is no TensorRT plan: it begins with b'This is '; build one: bmf-trt-seg build "),
-        ("empty", 1, r"'.*empty\.plan' is no TensorRT plan: it is empty; build one: bmf-trt-seg build "),
+        (
+            "damaged", 1,
+            r"engine '.*damaged\.engine' is not the one that its manifest 'damaged\.engine\.json' describes: it is "
+            r"damaged, or another took its place; rebuild it: bmf-trt-seg build .*bright\.onnx .* --force, or delete ",
+        ),
+        ("text", 1, r"'.*text\.engine' is no TensorRT engine: it begins with b'This is '; build one: bmf-trt-seg "),
+        ("empty", 1, r"'.*empty\.plan' is no TensorRT engine: it is empty; build one: bmf-trt-seg build "),
         ("other version", 1, rf"engine '.*' was built for TensorRT 10\.7\.0\.23; {HERE}.*; rebuild it here: bmf"),
         (
             "other version and GPU", 1,
             rf"engine '.*' was built for TensorRT 10\.7\.0 on NVIDIA A10 \(compute capability 8\.6\); {HERE}; "
-            r"rebuild it here: bmf-trt-seg build .*bright\.onnx --no-tf32 ",
+            r"rebuild it here: bmf-trt-seg build .*bright\.onnx .*--no-tf32 ",
         ),
         ("wrong shapes", 1, r"input 'input' of model 'larger\.engine' has the shape .*90, 160\], .* says .*180, 320"),
         ("batch too large", 2, r"engine '.*' takes batches of at most 8, batch_size is 16: choose 8, or rebuild"),
-        ("no such device", 1, r"device 'cuda:99' does not exist: this machine has cuda:0 to cuda:\d+"),
+        ("no such device", 1, r"device 'cuda:99' does not exist: this machine has cuda:0 (only|to cuda:\d+)$"),
         ("on the CPU", 2, r"device 'cpu': TensorRT has GPUs only; choose 'cuda', or the backend 'onnxruntime'"),
         ("unknown operator", 1, r".*strange_one.*Frobnicate|.*Frobnicate.*strange_one"),
         ("unknown operator, first use", 1, r".*strange_one.*Frobnicate|.*Frobnicate.*strange_one"),
@@ -196,7 +220,7 @@ def test_one_line_says_what_is_wrong(failures, name, code, pattern):
 
 @pytest.mark.parametrize("where", ["between layers", "for the output"])
 def test_no_memory_on_the_device(tmp_path, engines, where):
-    model = wide_network(tmp_path / "wide.onnx", channels_out=2 if where == "between layers" else 64)
+    model = wide_network(tmp_path / "wide.onnx", where)
     path = engine(model, target=tmp_path / "wide.engine").path
     found = ended(started("-c", textwrap.dedent(OPEN), path, spec_path(model)))
     print(found.stderr)
@@ -212,18 +236,18 @@ def test_header_of_a_plan(bright, engines):
     path = engine(bright).path
     content = path.read_bytes()
     header = plan_header(content, "plan")
-    assert header.version.startswith(read_manifest(path).version.rpartition(".")[0])  # '8.6'
+    assert header.version.split(".")[:2] == read_manifest(path).version.split(".")[:2]  # the rest may differ
     assert not header.is_rtx
     assert header.missing_bytes == 0
     assert plan_header(content[:-1], "plan").missing_bytes == 1
 
 
-def test_three_processes_build_once(person, portrait_clip, tmp_path):
+def test_three_processes_build_once(bright, tmp_path):
     """The first use of an ONNX file, by three at once."""
-    made = tmp_path / "engines"
+    made, clip = tmp_path / "engines", clips.write_clip(tmp_path / "clip.mp4", frames=10)
     processes = [
         command(
-            "segment", portrait_clip, "-o", tmp_path / f"{number}.mp4", "-m", person, "--backend", "tensorrt",
+            "segment", clip, "-o", tmp_path / f"{number}.mp4", "-m", bright, "--backend", "tensorrt",
             "--build", BUILD, BMF_TRT_SEG_ENGINES=str(made),
         )
         for number in range(3)
@@ -233,7 +257,7 @@ def test_three_processes_build_once(person, portrait_clip, tmp_path):
         print(found.stderr)
     assert [found.code for found in results] == [0, 0, 0]
     assert [path.suffix for path in made.glob("*.engine")] == [".engine"]
-    assert sum("was built in" in found.stderr for found in results) <= 1
+    assert sum("was built in" in found.stderr for found in results) == 1
     assert not [path.name for path in made.iterdir() if "part" in path.name or path.name.endswith(".tmp")]
     contents = {(tmp_path / f"{number}.mp4").stat().st_size for number in range(3)}
     assert len(contents) == 1, "they drew from different engines"
@@ -243,8 +267,8 @@ def test_three_builds_at_once(bright, tmp_path):
     target = tmp_path / "shared.engine"
     results = [ended(process) for process in [command("build", bright, *FLAGS, "-o", target) for _ in range(3)]]
     assert [found.code for found in results] == [0, 0, 0]
-    assert sum("built for" in found.stderr and "was there" not in found.stderr for found in results) == 1
-    assert sum("was there" in found.stderr for found in results) == 2
+    assert sum("built for" in found.stderr and "is there already" not in found.stderr for found in results) == 1
+    assert sum("is there already" in found.stderr for found in results) == 2
     assert {found.stdout.strip() for found in results} == {str(target)}
 
 
@@ -269,7 +293,7 @@ def test_a_build_can_be_stopped(request, person, portrait_clip, tmp_path, verb, 
     deadline = time.monotonic() + 60
     while not list(made.glob(".*.lock")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(5)
+    time.sleep(4)
     assert process.poll() is None, process.communicate()
     process.send_signal(number)
     begin = time.monotonic()
@@ -280,7 +304,7 @@ def test_a_build_can_be_stopped(request, person, portrait_clip, tmp_path, verb, 
     assert seconds < 8
     assert "Traceback" not in found.stderr
     assert "stopped" in found.stderr.strip().splitlines()[-1]
-    assert not list(made.glob("*.engine*"))
+    assert not [path.name for path in made.iterdir() if not path.name.endswith(".lock")]
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -298,7 +322,8 @@ def test_inspect_our_engine(person, person_fp16):
     assert found.tensors[0].shape == [-1, 3, 256, 256]
     assert found.tensors[0].profiles == [[[1, 3, 256, 256], [4, 3, 256, 256], [8, 3, 256, 256]]]
     assert found.tensors[1].shape[0] == -1
-    assert len(found.layers) == found.facts["layers"] > 10
+    assert len(found.layers) > 10
+    assert found.facts["layers"] > 10
     assert {"fp16"} <= {part for layer in found.layers for part in layer.precision.split("/")}
     assert sum(found.operators.values()) > 10
     assert found.facts["context memory bytes"] > 0
