@@ -120,8 +120,10 @@ def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 def _on_device(frame: VideoFrame, planes: FramePlanes) -> tuple[Any, ...] | None:
     """The planes of a CUDA frame for PyTorch, through DLPack, without a copy; None if they are of other shapes."""
-    from bmf_trt_seg.bmf_tensors import shared
-
+    try:
+        from bmf_trt_seg.bmf_tensors import shared
+    except ImportError:  # no PyTorch: the copy in host memory does
+        return None
     views = [shared(frame.frame().plane(index)) for index in range(frame.frame().nplanes())]
     views = [view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views]
     return tuple(views) if [tuple(view.shape) for view in views] == [plane.shape for plane in planes.planes] else None

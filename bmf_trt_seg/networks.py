@@ -33,10 +33,15 @@ def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple
     spec, options = _with_input_shapes(_description(model), options)
     backend = select_backend(options.backend, model)
     engine = engine_for(options)
+    if engine is None and "build" in options.model_fields_set:
+        raise ConfigError(
+            f"option 'build': nothing is built from '{model.name}' here; give backend 'tensorrt' and an .onnx file, or "
+            "leave it out"
+        )
     if engine is not None:
         if not engine.is_built:
             _log.info("building an engine from '%s', once; this may take minutes", model)
-            engine.build(cancelled=cancelled)
+        engine.build(cancelled=cancelled)
         model = engine.path
     made = backend(
         model,
@@ -84,7 +89,8 @@ def _description(model: Path) -> ModelSpec:
 
 def _with_input_shapes(spec: ModelSpec, options: SegmentOptions) -> tuple[ModelSpec, SegmentOptions]:
     """The description and the options as the option 'input_shapes' makes them."""
-    shape = (options.input_shapes or {}).get(spec.input.name)
+    shapes = options.input_shapes or {}
+    shape = shapes.get(spec.input.name) or shapes.get("")  # a shape without a name is the picture's
     if shape is None:
         return spec, options
     is_nchw = spec.input.layout == "nchw"

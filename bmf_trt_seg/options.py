@@ -55,11 +55,11 @@ class SegmentOptions(Strict):
         "auto", description="What runs the network; auto goes by the ending of the model file."
     )
     device: Annotated[
-        str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu' or 'cuda:N'"])
+        str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu', 'cuda' or 'cuda:N'"])
     ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.")
     build: Annotated[BuildOptions, pydantic.BeforeValidator(options_from_text)] = pydantic.Field(
         BuildOptions(),
-        description="How a TensorRT engine is built if 'model' is an .onnx file: 'precision=fp16', or an object; "
+        description="With backend tensorrt and an .onnx file, how the engine is built: 'precision=fp16', or an object; "
         "see 'bmf-trt-seg build --help'.",
     )
     input_shapes: Annotated[dict[str, Shape] | None, pydantic.BeforeValidator(_shapes_from_text)] = pydantic.Field(

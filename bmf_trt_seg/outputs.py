@@ -33,7 +33,7 @@ def check_writable(path: Path) -> None:
     probe = temporary_path(path)
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise StreamError(f"'{path}' cannot be written: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.backends import Backend
-from bmf_trt_seg.errors import ConfigError
+from bmf_trt_seg.errors import ConfigError, EngineError
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import backend_for
@@ -47,12 +47,16 @@ class NetworkMasks:
         self._metrics = metrics
         self._preprocess = Preprocess(spec.input)
         self._backend = backend.open()
-        self._cuda_preprocess = CudaPreprocess(spec.input) if backend.takes_device_batches else None
+        self._cuda_preprocess = CudaPreprocess(spec.input)
         self._postprocess = Postprocess(spec, chosen, options.threshold)
         self.background = self._postprocess.background
         self._smoothed: npt.NDArray[np.float32] | None = None
         self._held: npt.NDArray[np.uint8] | None = None
-        self._check_output(spec)
+        try:
+            self._check_output(spec)
+        except BaseException:
+            self._backend.close()
+            raise
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, is one for the network."""
@@ -74,7 +78,7 @@ class NetworkMasks:
         return result
 
     def _infer(self, frames: Sequence[FramePlanes]) -> list[npt.NDArray[np.uint8]]:
-        if self._cuda_preprocess is not None and all(frame.on_device is not None for frame in frames):
+        if all(frame.on_device and self._backend.takes_batches_on(frame.on_device[0].device) for frame in frames):
             scores = self._infer_on_device(frames)
         else:
             with self._metrics.stage("preprocess"):
@@ -89,13 +93,21 @@ class NetworkMasks:
 
     def _infer_on_device(self, frames: Sequence[FramePlanes]) -> npt.NDArray[np.generic]:
         """The way of pictures in the memory of a GPU: only the scores come to the host."""
-        assert self._cuda_preprocess is not None
-        with self._metrics.stage("preprocess"):
-            batch = self._cuda_preprocess(frames)
-        with self._metrics.stage("infer"):
-            scores = self._backend.infer_on_device(batch)
-            on_host: npt.NDArray[np.generic] = (scores.float() if scores.is_floating_point() else scores).cpu().numpy()
-        return on_host
+        try:
+            with self._metrics.stage("preprocess"):
+                batch = self._cuda_preprocess(frames)
+            with self._metrics.stage("infer"):
+                scores = self._backend.infer_on_device(batch)
+                scores = scores.float() if scores.is_floating_point() else scores
+                on_host: npt.NDArray[np.generic] = scores.cpu().numpy()
+            return on_host
+        except EngineError:
+            raise
+        except RuntimeError as error:  # PyTorch's, and what went wrong on the GPU meanwhile
+            reason = str(error).strip().splitlines()[0]
+            raise EngineError(
+                f"network '{self._backend.model.name}' failed on pictures on the GPU: {reason}"
+            ) from error
 
     def _smooth(self, scores: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         if not self._smoothing:

@@ -21,7 +21,7 @@ class CudaPreprocess:
 
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
-        self._affine: dict[tuple[str, str, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._affine: dict[tuple[str, str, str, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, frames: Sequence[FramePlanes]) -> torch.Tensor:
         """One batch, (N, 3, h, w) or (N, h, w, 3) in the spec's element type, contiguous, on the device of the planes.
@@ -58,7 +58,7 @@ class CudaPreprocess:
         """From code values to R'G'B', and from there to what the network takes: affine, (3, 4) each."""
         import torch
 
-        key = (frame.matrix, frame.value_range, frame.pixel_format)
+        key = (frame.matrix, frame.value_range, frame.pixel_format, str(device))
         if key not in self._affine:
             to_rgb = torch.eye(3, 4) / 255.0
             if frame.is_subsampled:

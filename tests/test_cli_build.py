@@ -282,11 +282,49 @@ def test_engine_replaces_what_is_none_when_forced_only(content: bytes, cli: Cli,
     assert cli("build", "net.onnx", "-o", "notes.txt").code == 0  # it is an engine now
 
 
-def test_engine_of_another_edition_is_replaced(cli: Cli) -> None:
-    """As one that is cut short, or of another network: engines can be built again."""
-    Path("mine.engine").write_bytes(b"ftrt" + bytes(60))
-    assert cli("build", "net.onnx", "-o", "mine.engine").code == 0
+def test_engine_of_unknown_origin_is_replaced_by_force(cli: Cli) -> None:
+    """As trtexec writes them."""
+    plan = b"ftrt" + bytes(60)
+    Path("mine.engine").write_bytes(plan)
+    refused(
+        cli("build", "net.onnx", "-o", "mine.engine"), 2, "'mine.engine' is an engine of a network that is not known"
+    )
+    assert Path("mine.engine").read_bytes() == plan
+    assert cli("build", "net.onnx", "-o", "mine.engine", "--force").code == 0
     assert Path("mine.engine").read_bytes().startswith(b"vtrt")
+
+
+def test_engine_of_another_network_is_replaced_by_force(cli: Cli) -> None:
+    save_onnx(Path("other.onnx"), WEIGHTS * 2)
+    built(cli, "other.onnx", "-o", "mine.engine")
+    before = Path("mine.engine").read_bytes()
+    ended = cli("build", "net.onnx", "-o", "mine.engine")
+    refused(ended, 2, "'mine.engine' is an engine of", "other.onnx", "give --force to replace it")
+    assert Path("mine.engine").read_bytes() == before
+    built(cli, "net.onnx", "-o", "mine.engine", "--force")
+
+
+def test_least_level_is_a_level(cli: Cli) -> None:
+    built(cli, "net.onnx", "--opt-level", "0", "-o", "mine.engine")
+    assert json.loads(Path("mine.engine.json").read_text())["options"]["opt_level"] == 0
+    assert "opt_level 0" in cli("inspect", "mine.engine").out
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({"input": {"name": "pixels"}}, ["has no input 'pixels', which its description names; it has: 'input'"]),
+        ({"output": {"name": "scores"}}, ["has no output 'scores', which its description names; it has: 'output'"]),
+        ({"input": {"height": 9}}, ["has another shape than its description says: ['N', 3, 9, 8] (nchw)"]),
+        ({"input": {"layout": "nhwc"}}, ["has another shape than its description says"]),
+        ({"input": {"dtype": "float16"}}, ["takes float32, its description says float16"]),
+    ],
+    ids=str,
+)
+def test_description_that_is_not_the_networks(description: dict[str, Any], words: list[str], cli: Cli) -> None:
+    make_spec(activation="none", **description).write(Path("net.json"))
+    refused(cli("build", "net.onnx"), 1, "net.onnx", *words)
+    assert not Path("engines").exists()
 
 
 def test_manifest_does_not_replace_the_description(cli: Cli, here: Path) -> None:
@@ -320,7 +358,7 @@ def test_folder_of_engines_that_is_a_file(below: str, cli: Cli, here: Path, monk
     Path("file").touch()
     monkeypatch.setenv("BMF_TRT_SEG_ENGINES", f"file{below}")
     ended = cli("build", "net.onnx")
-    refused(ended, 1, f"'file{below}/net.fp32.", "cannot be written", "BMF_TRT_SEG_ENGINES names another folder")
+    refused(ended, 1, f"'file{below}/net.fp32.", "cannot be written", "BMF_TRT_SEG_ENGINES to another folder")
     assert left_in(here) == {"net.onnx", "net.json", "file"}
 
 
@@ -428,9 +466,10 @@ def test_shapes(shapes: str, expected: str, cli: Cli, open_net: Path) -> None:
             "1x3x8x8/4x3x8x8/2x3x8x8",
             ["--shapes: '1x3x8x8/4x3x8x8/2x3x8x8' must go from small to large in every dim"],
         ),
-        ("1x3x8x8,1x3x9x9", ["--shapes: '1x3x9x9' follows another for the same input; name each input once"]),
+        ("1x3x8x8,1x3x9x9", ["--shapes: '1x3x8x8,1x3x9x9' does not say of which inputs; write sizes as 1x3x256x256"]),
+        ("1,3,512,512", ["--shapes: '1,3,512,512' does not say of which inputs; write sizes as 1x3x256x256"]),
         ("input:1x3x8x8,input:1x3x9x9", ["--shapes: 'input:1x3x9x9' follows another for the same input"]),
-        ("1x3x8x8,input:1x3x9x9", ["--shapes: 'input:1x3x9x9' follows another for the same input"]),
+        ("1x3x8x8,input:1x3x9x9", ["does not say of which inputs"]),
         ("0x3x8x8", ["--shapes: '0x3x8x8' must go from small to large in every dimension, and from 1"]),
         ("", ["--shapes: '' has no shape in it; write it as 1x3x256x256"]),
         (",", ["--shapes: ',' has no shape in it"]),
@@ -765,7 +804,7 @@ def test_signal_late_in_a_build_leaves_the_engine_that_was_there(
     """TensorRT-RTX compiles in one step, which can take minutes: nobody waits for that."""
     built(cli, "net.onnx", "-o", "mine.engine")
     before = Path("mine.engine").read_bytes(), Path("mine.engine.json").read_bytes()
-    command = [PROGRAM, "build", str(slow_net(2500)), "-o", "mine.engine", "-v"]
+    command = [PROGRAM, "build", str(slow_net(2500)), "-o", "mine.engine", "-v", "--force"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert running.stderr is not None

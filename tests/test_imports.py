@@ -59,6 +59,7 @@ OPTIONAL = {
         "engine.calibration": False,
         "engine.library": False,
         "engine.loading": False,
+        "engine.inspection": False,
         "preprocess_cuda": False,
     },
     "onnxruntime": {"backends.onnxruntime": True, "engine.network": False},

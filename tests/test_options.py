@@ -77,8 +77,8 @@ WRONG = [
     ("model", 5, "a string"),
     ("replay", 5, "a string"),
     ("backend", "ort", "'auto' or 'onnxruntime' or 'pytorch' or 'tensorrt'"),
-    ("device", "gpu", "'auto', 'cpu' or 'cuda:N'"),
-    ("device", "cuda:", "'auto', 'cpu' or 'cuda:N'"),
+    ("device", "gpu", "'auto', 'cpu', 'cuda' or 'cuda:N'"),
+    ("device", "cuda:", "'auto', 'cpu', 'cuda' or 'cuda:N'"),
     ("batch_size", 0, "a whole number from 1 to 256"),
     ("batch_size", 257, "a whole number from 1 to 256"),
     ("batch_size", 1.5, "a whole number from 1 to 256"),
@@ -144,7 +144,8 @@ def test_wrong_build_options():
     assert complaint(build="precision=fp17") == (
         "option 'build.precision': got \"precision=fp17\", allowed is 'fp32' or 'fp16' or 'bf16' or 'int8'"
     )
-    assert complaint(build="fp16").startswith("unknown option 'build.fp16' (given: \"fp16\"); there are: precision")
+    assert "'fp16' is not NAME=VALUE, as precision=fp16 is; lists want JSON" in complaint(build="fp16")
+    assert complaint(build="precison=1").endswith("did you mean 'precision'?")
     assert complaint(build={"precison": 1}).endswith("did you mean 'precision'?")
     assert "it is no JSON" in complaint(build="{precision")
 

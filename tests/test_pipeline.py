@@ -356,8 +356,20 @@ def test_input_shapes_take_the_place_of_the_description(tmp_path):
     assert masks._preprocess._spec.width == 6
 
 
-def test_input_shapes_of_another_input_leave_the_picture_alone(tmp_path):
-    assert pipeline(flexible(tmp_path), input_shapes="size:1x2", batch_size=2)[0].masks.batch_size == 2
+def test_input_shapes_without_a_name_are_the_pictures(tmp_path):
+    assert pipeline(flexible(tmp_path), input_shapes="2x3x4x6")[0].masks.batch_size == 2
+
+
+def test_input_shapes_of_inputs_that_are_not_there(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        pipeline(flexible(tmp_path), input_shapes="size:1x2")
+    assert str(caught.value) == "option 'input_shapes': model 'any.onnx' has no input 'size'; it has: 'input'"
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_build_options_where_nothing_is_built(tmp_path, backend):
+    with pytest.raises(ConfigError, match=r"^option 'build': nothing is built from 'any\.onnx' here; give backend"):
+        pipeline(flexible(tmp_path), build="precision=fp16", backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +404,8 @@ def test_batch_that_the_network_fixes_may_be_left_alone(tmp_path):
 class OnDevice(RedChannel):
     """Takes batches as a GPU's backend does; its tensors are the CPU's."""
 
-    takes_device_batches = True
+    def takes_batches_on(self, device):
+        return device.type == "cpu"
 
     def infer_on_device(self, batch):
         self.batches.append(batch)

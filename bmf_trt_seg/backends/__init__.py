@@ -31,9 +31,6 @@ class Backend(abc.ABC):
     gets them in parts of that size, the last one padded.
     """
 
-    takes_device_batches = False
-    """Whether there is an `infer_on_device`, which takes batches that are in the memory of a GPU already."""
-
     def __init__(
         self,
         model: Path,
@@ -84,8 +81,12 @@ class Backend(abc.ABC):
             parts.append(self._run(part)[:count])
         return np.concatenate(parts)
 
+    def takes_batches_on(self, device: Any) -> bool:
+        """Whether `infer_on_device` takes batches that are in the memory of this device (torch.device) already."""
+        return False
+
     def infer_on_device(self, batch: Any) -> Any:
-        """`infer` for a CUDA tensor, with a CUDA tensor as the result; only if `takes_device_batches`."""
+        """`infer` for a CUDA tensor, with a CUDA tensor as the result; only where `takes_batches_on` says so."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -144,9 +145,20 @@ class Backend(abc.ABC):
                 f"model '{self.model.name}' wants more inputs than a picture: {', '.join(missing)}; its description "
                 f'can say what they hold: "constants": {{"{missing[0]}": 0}}'
             )
+        existing = [self.spec.input.name, *others]
         unknown = [name for name in self.spec.constants if name not in others]
         if unknown:
-            raise self._missing_tensor("input", unknown[0], [self.spec.input.name, *others])
+            raise self._missing_tensor("input", unknown[0], existing)
+        self._check_named_shapes(existing)
+
+    def _check_named_shapes(self, existing: list[str]) -> None:
+        """ConfigError if the option 'input_shapes' names an input that there is not."""
+        unknown = [name for name in self.input_shapes if name and name not in existing]
+        if unknown:
+            raise ConfigError(
+                f"option 'input_shapes': model '{self.model.name}' has no input '{unknown[0]}'; it has: "
+                + ", ".join(f"'{name}'" for name in existing)
+            )
 
     def _missing_tensor(self, kind: str, name: str, existing: list[str]) -> ModelError:
         return ModelError(

@@ -28,6 +28,7 @@ class PyTorchBackend(Backend):
             raise BackendUnavailable(f"device '{self.device}': PyTorch finds no CUDA device here; use device 'cpu'")
         wants_cuda = self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
         self._device = torch.device(("cuda" if self.device == "auto" else self.device) if wants_cuda else "cpu")
+        self._check_named_shapes([self.spec.input.name])
         torch.set_num_threads(self.threads or os.cpu_count() or 1)
         if not zipfile.is_zipfile(self.model):  # PyTorch would say so in a traceback on the terminal
             raise self._not_loaded(

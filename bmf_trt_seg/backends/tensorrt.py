@@ -21,6 +21,7 @@ __all__ = ["TensorRTBackend"]
 
 # PyTorch keeps account of graphs in one place for all threads, without a lock
 _RECORDING = threading.Lock()
+_ALIGNMENT = 256  # bytes; TensorRT takes no address that is not a multiple
 _NOT_IN_NUMPY = {"bfloat16": torch.float32}
 
 
@@ -45,13 +46,14 @@ class TensorRTBackend(Backend):
     engine allows it, which is then replayed.
     """
 
-    takes_device_batches = True
     use_cuda_graphs = True
 
     _loaded: LoadedEngine
     _context: Any = None
     _graph: Any = None
     _address = 0
+    _prepared = 0
+    """The size of batch that the context and all memory are ready for."""
 
     def _open(self) -> None:
         self._loaded = load_engine(self.model, self.device)
@@ -71,6 +73,7 @@ class TensorRTBackend(Backend):
         self._tensors = self._read_tensors()
         self._picture = self._named(self.spec.input.name, is_input=True)
         self._scores = self._named(self.spec.output.name, is_input=False)
+        self._host_type = _NOT_IN_NUMPY.get(str(self._scores.dtype).removeprefix("torch."), self._scores.dtype)
         self._profile, self._range = self._choose_profile()
         with torch.cuda.device(self._device):
             self._stream = torch.cuda.Stream(self._device)
@@ -78,6 +81,7 @@ class TensorRTBackend(Backend):
             self._context = self._new_context()
             self._memory: dict[str, torch.Tensor] = {}
             self._pinned: dict[str, torch.Tensor] = {}
+            self._stream.wait_stream(torch.cuda.current_stream())  # for memory that another stream has just given up
             with torch.cuda.stream(self._stream):
                 self._prepare(max(self.batch_size if self.fixed_batch is None else self.fixed_batch, self._range[0]))
 
@@ -85,6 +89,9 @@ class TensorRTBackend(Backend):
         manifest = self._loaded.manifest
         precision = f", {manifest.precision}" if manifest else ""
         return f"{self._loaded.library} on {self._loaded.gpu.name}{precision}"
+
+    def takes_batches_on(self, device: Any) -> bool:
+        return bool(device == self._device)
 
     def infer_on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network on a batch in device memory, as the spec's input describes it, N pictures; without waiting.
@@ -119,7 +126,7 @@ class TensorRTBackend(Backend):
             self._stream.wait_event(self._ready)
             with torch.cuda.stream(self._stream):
                 self._prepare(size)
-                if size == count:
+                if size == count and batch.data_ptr() % _ALIGNMENT == 0:
                     batch.record_stream(self._stream)
                     self._enqueue(batch.data_ptr())
                 else:
@@ -157,13 +164,17 @@ class TensorRTBackend(Backend):
         return copied
 
     def _close(self) -> None:
-        self._stream.synchronize()
-        self._release()
+        try:
+            self._stream.synchronize()
+        except RuntimeError:
+            pass  # the GPU has failed before, and that was told
+        finally:
+            self._release()
 
     def _release(self) -> None:
         """Let go of everything; the engine's memory goes with the last that refers to it."""
         self._drop_graph()
-        self._context = None
+        self._context, self._prepared = None, 0
         for name in ("_loaded", "_tensors", "_picture", "_scores", "_memory", "_pinned"):
             self.__dict__.pop(name, None)
 
@@ -180,6 +191,11 @@ class TensorRTBackend(Backend):
             if not isinstance(dtype, torch.dtype):
                 raise ModelError(
                     f"tensor '{name}' of engine '{self.model.name}' is of type {kind}, which is not handled"
+                )
+            if engine.get_tensor_location(name) != library.trt.TensorLocation.DEVICE:
+                raise ModelError(
+                    f"tensor '{name}' of engine '{self.model.name}' is a size that other shapes depend on, which is "
+                    "not handled; export the network with it fixed"
                 )
             if engine.get_tensor_format(name) != library.trt.TensorFormat.LINEAR:
                 raise ModelError(
@@ -203,9 +219,9 @@ class TensorRTBackend(Backend):
         self._check_input(tensor.name, shape, str(tensor.dtype).removeprefix("torch."))
         others = [other.name for other in self._tensors if other.is_input and other is not tensor]
         self._check_constants(others)
-        if self.fixed_batch is not None:
+        if self.fixed_batch is not None and min(tensor.shape) > 0:
             return 0, (self.fixed_batch, self.fixed_batch)
-        wanted = self._picture_shape(self.batch_size)
+        wanted = self._picture_shape(self.fixed_batch or self.batch_size)
         ranges = []
         for profile in range(engine.num_optimization_profiles):
             low, _, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(tensor.name, profile))
@@ -257,8 +273,9 @@ class TensorRTBackend(Backend):
 
     def _prepare(self, count: int) -> None:
         """Tell the engine how large the next batch is, and where all tensors but the picture's lie."""
-        if self._picture.values is not None and len(self._picture.values) == count:
+        if self._prepared == count:
             return
+        self._prepared = 0
         self._drop_graph()
         for tensor in self._tensors:
             if tensor.is_input:
@@ -277,7 +294,7 @@ class TensorRTBackend(Backend):
                         f"picture, {shape}, which is not handled"
                     )
                 self._give_memory(tensor, shape)
-        self._host_type = _NOT_IN_NUMPY.get(str(self._scores.dtype).removeprefix("torch."), self._scores.dtype)
+        self._prepared = count
 
     def _input_shape(self, tensor: _Tensor, count: int) -> tuple[int, ...]:
         """From the spec for the picture; for another input from the option, else the engine, else its profile."""
@@ -306,7 +323,11 @@ class TensorRTBackend(Backend):
         tensor.values = (
             memory[: int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize].view(tensor.dtype).view(shape)
         )
-        self._context.set_tensor_address(tensor.name, tensor.values.data_ptr() or memory.data_ptr())
+        self._set_address(tensor, memory.data_ptr())
+
+    def _set_address(self, tensor: _Tensor, address: int) -> None:
+        if not self._context.set_tensor_address(tensor.name, address):
+            raise self._failed(len(tensor.values), self._reasons())
 
     def _pinned_like(self, tensor: _Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Page-locked host memory in the shape of a tensor's values, kept."""
@@ -325,7 +346,7 @@ class TensorRTBackend(Backend):
         if self._graph is not None or self._seen == 0 or address != self._address:
             self._drop_graph()
             self._address = address
-            self._context.set_tensor_address(self._picture.name, address)
+            self._set_address(self._picture, address)
         self._execute()
         self._seen += 1
         if self.use_cuda_graphs and self._seen == 2:

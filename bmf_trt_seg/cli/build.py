@@ -51,7 +51,7 @@ __all__ = ["command"]
     "-o", "--out", "target", type=click.Path(path_type=Path), metavar="FILE",
     help="Engine to write.  [default: one in engines/, named after all it depends on]",
 )  # fmt: skip
-@click.option("-f", "--force", is_flag=True, help="Build even if the engine is there.")
+@click.option("-f", "--force", is_flag=True, help="Build even if the engine is there; with -o, replace what is there.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors, and the engine's path.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TensorRT says, too.")
 def command(
@@ -84,7 +84,7 @@ def command(
     engine = EngineFromOnnx(path, options, spec=spec, batch=batch, calibration=data, device=device, target=target)
     if target is not None:
         inputs = [path, *engine.network.weight_files(), description, *([calibrate] if calibrate else [])]
-        _check_target(target, inputs, force)
+        _check_target(target, inputs, engine.manifest.onnx_sha256, force)
     with BuildProgress(f"{path.name} {options.precision}", quiet) as progress:
         if engine.build(progress.update, force=force):
             manifest = engine.manifest
@@ -96,7 +96,7 @@ def command(
     click.echo(engine.path)
 
 
-def _check_target(target: Path, inputs: list[Path], force: bool) -> None:
+def _check_target(target: Path, inputs: list[Path], onnx_sha256: str, force: bool) -> None:
     """Neither the engine nor its manifest may take the place of what it is built from, or of what is no engine."""
     for path in (target, manifest_path(target)):
         check_distinct(inputs, [path])
@@ -107,6 +107,10 @@ def _check_target(target: Path, inputs: list[Path], force: bool) -> None:
         with target.open("rb") as file:
             if not is_plan(file.read(4)):
                 raise click.UsageError(f"'{target}' exists and is no engine; give --force to replace it")
+        there = read_manifest(target)
+        if there is None or there.onnx_sha256 != onnx_sha256:
+            origin = f"another network, '{there.onnx}' as it was then" if there else "a network that is not known"
+            raise ConfigError(f"'{target}' is an engine of {origin}; give --force to replace it")
         return
     try:
         read_manifest(target)
@@ -120,7 +124,9 @@ def _options(flags: dict[str, Any], shapes: str | None) -> BuildOptions:
     if len(chosen) > 1:
         raise click.UsageError(f"--{chosen[0]} and --{chosen[1]}: choose one")
     flags["precision"] = chosen[0] if chosen else "fp32"
-    values = {name: value for name, value in flags.items() if value not in (None, False) or name == "tf32"}
+    values = {
+        name: value for name, value in flags.items() if (value is not None and value is not False) or name == "tf32"
+    }
     if shapes is not None:
         try:
             values["shapes"] = parse_shapes(shapes)

@@ -92,14 +92,17 @@ def _backend(name: str) -> _Finding:
 
 def _tensorrt(runs: str) -> _Finding:
     """TensorRT may be there and find no GPU, or not find its own libraries."""
-    from bmf_trt_seg.engine.library import find_gpu, load_library
+    from bmf_trt_seg.engine.library import find_gpu, has_cuda, load_library
 
     try:
         library, gpu = load_library(), find_gpu()
     except BackendUnavailable as error:
         return _Finding("backend tensorrt", False, str(error))
     if gpu is None:
-        return _Finding("backend tensorrt", False, f"{library}, runs {runs}: PyTorch finds no GPU here")
+        reason = (
+            "PyTorch finds no GPU here" if has_cuda() else "this PyTorch is built without CUDA; install one with it"
+        )
+        return _Finding("backend tensorrt", False, f"{library}, runs {runs}: {reason}")
     return _Finding("backend tensorrt", True, f"{library} on {gpu}, runs {runs}")
 
 

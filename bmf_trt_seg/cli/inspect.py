@@ -60,11 +60,10 @@ def _show_manifest(manifest: dict[str, Any] | None) -> None:
     click.echo(f"built by   {library} {manifest['version']} {where}, in {manifest['build_seconds']:.1f} s")
     click.echo(f"built from {manifest['onnx']}, sha256 {manifest['onnx_sha256'][:16]}")
     click.echo(f"precision  {manifest['precision']}")
-    defaults = (None, False)
     options = {
         name: value
         for name, value in manifest["options"].items()
-        if name not in ("precision", "shapes") and value not in defaults and (name, value) != ("tf32", True)
+        if name not in ("precision", "shapes", "tf32") and value is not None and value is not False
     }
     if not manifest["options"]["tf32"]:
         options["tf32"] = "off"

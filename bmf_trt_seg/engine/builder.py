@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ import numpy.typing as npt
 from bmf_trt_seg.engine.calibration import CalibrationData, entropy_calibrator
 from bmf_trt_seg.engine.library import Gpu, Library, find_gpu, load_library
 from bmf_trt_seg.engine.manifest import Manifest, manifest_path, read_manifest
-from bmf_trt_seg.engine.network import OnnxNetwork, check_parsed, profiles_for, refused
+from bmf_trt_seg.engine.network import OnnxNetwork, check_description, check_parsed, profiles_for, refused
 from bmf_trt_seg.engine.options import BuildOptions
-from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, ModelError, SegError, StreamError
 from bmf_trt_seg.outputs import check_writable, write_whole
 from bmf_trt_seg.spec import ModelSpec
 
@@ -74,7 +75,7 @@ class EngineFromOnnx:
             compute_capability=self.gpu.compute_capability if self.gpu else None,
             precision=options.precision,
             profiles=profiles_for(self.network, options, spec, batch),
-            onnx=str(model),
+            onnx=str(model.absolute()),
             onnx_sha256=self.network.sha256(),
             calibration=calibration.identity if calibration else None,
             calibration_source=calibration.source if calibration else "",
@@ -82,6 +83,8 @@ class EngineFromOnnx:
             options=options,
             spec=spec,
         )
+        if spec is not None:
+            check_description(self.network, spec)
         self._check_options()
         self._has_own_name = target is not None
         name = f"{model.stem}.{options.precision}.{self.manifest.key[:12]}.engine"
@@ -90,13 +93,12 @@ class EngineFromOnnx:
     @property
     def is_built(self) -> bool:
         """Whether the engine is there, built from all the same."""
-        if not self.path.is_file():
-            return False
         try:
             there = read_manifest(self.path)
-        except (ConfigError, StreamError):  # of another time: a build puts it right
+            size = self.path.stat().st_size
+        except (ConfigError, OSError):  # not there, or of another time: a build puts it right
             return False
-        return there is not None and there.key == self.manifest.key and there.plan_bytes == self.path.stat().st_size
+        return there is not None and there.key == self.manifest.key and there.plan_bytes == size
 
     def build(
         self,
@@ -111,8 +113,7 @@ class EngineFromOnnx:
         when they are complete, or not at all. Raises ModelError for a network that TensorRT refuses, EngineError if the
         build fails or `cancelled` says so, StreamError if the result cannot be written.
         """
-        if self.is_built and not force:
-            self._renew_spec()
+        if self.is_built and not force and self._manifest_is_current():
             return False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ class EngineFromOnnx:
         except OSError as error:
             if isinstance(error, StreamError):
                 raise
-            hint = "" if self._has_own_name else "; the environment variable BMF_TRT_SEG_ENGINES names another folder"
+            hint = "" if self._has_own_name else "; set the environment variable BMF_TRT_SEG_ENGINES to another folder"
             raise StreamError(f"engine '{self.path}' cannot be written: {error.strerror or error}{hint}") from error
         return True
 
@@ -155,6 +156,11 @@ class EngineFromOnnx:
         if self._calibration is not None and options.precision != "int8":
             raise ConfigError(f"pictures to calibrate on are for int8, the precision is {options.precision}")
         _flags(options, library)
+        if options.strip and library.is_strongly_typed and (options.precision == "fp16" or self._calibration):
+            raise ConfigError(
+                f"option 'strip': {library} builds {options.precision} from a translation of "
+                f"'{self.network.path.name}', whose weights are not those of the file; leave it out"
+            )
         if options.strip and self.gpu is None:
             raise BackendUnavailable(f"option 'strip': {library} wants a GPU for this, and PyTorch finds none here")
 
@@ -166,6 +172,11 @@ class EngineFromOnnx:
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=0)
+            except NotImplementedError as error:
+                raise StreamError(
+                    f"engine '{self.path}' cannot be written: this file system has no locks; set the environment "
+                    "variable BMF_TRT_SEG_ENGINES to a folder on another"
+                ) from error
             except filelock.Timeout:
                 if not waited:
                     _log.info("another process builds '%s'; waiting for it", self.path)
@@ -223,6 +234,12 @@ class EngineFromOnnx:
         converted = self._converted(report, stop)
         parsed = parser.parse_from_file(str(self.network.path)) if converted is None else parser.parse(converted)
         check_parsed(parsed, parser, self.network)
+        sizes = [network.get_input(i).name for i in range(network.num_inputs) if network.get_input(i).is_shape_tensor]
+        if sizes:
+            raise ModelError(
+                f"input '{sizes[0]}' of model '{self.network.path.name}' is a size that other shapes depend on, which "
+                "is not handled; export the network with it fixed"
+            )
 
         config = builder.create_builder_config()
         self._configure(config)
@@ -244,8 +261,7 @@ class EngineFromOnnx:
             config.progress_monitor = kept[-1]
         timings = self._timings_path() if library.keeps_timings else None
         if timings is not None:
-            known = timings.read_bytes() if timings.exists() else b""
-            config.set_timing_cache(config.create_timing_cache(known), False)
+            _use_timings(config, timings)
 
         plan = builder.build_serialized_network(network, config)
         if failures:  # of the calibrator, or of who is told of progress
@@ -255,8 +271,7 @@ class EngineFromOnnx:
                 raise _was_cancelled(self.path)
             raise refused(library.messages.take_errors(), f"{library} cannot build '{self.network.path.name}'")
         if timings is not None:
-            content = bytes(config.get_timing_cache().serialize())
-            write_whole(timings, lambda path: path.write_bytes(content))
+            _keep_timings(config, timings)
         return bytes(plan)
 
     def _converted(self, report: Report, stop: threading.Event) -> bytes | None:
@@ -264,10 +279,16 @@ class EngineFromOnnx:
         precision = self.manifest.options.precision
         if not self.library.is_strongly_typed:
             return None
-        if precision == "fp16":
-            return self.network.in_half_precision()
-        if precision == "int8" and self._calibration is not None:
-            return self.network.quantized(self._picture_input(), self._calibration_batches(report, stop))
+        try:
+            if precision == "fp16":
+                return self.network.in_half_precision()
+            if precision == "int8" and self._calibration is not None:
+                return self.network.quantized(self._calibration_batches(report, stop))
+        except SegError:
+            raise
+        except (ValueError, RuntimeError) as error:  # what onnx and ONNX Runtime raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"model '{self.network.path}' cannot be translated to {precision}: {reason}") from error
         return None
 
     def _configure(self, config: Any) -> None:
@@ -286,10 +307,13 @@ class EngineFromOnnx:
             config.set_tactic_sources(sum(1 << int(_tactic_source(trt, name)) for name in options.tactic_sources))
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that `inspect` sees types and kernels
 
-    def _calibration_batches(self, report: Report, stop: threading.Event) -> Iterator[npt.NDArray[np.generic]]:
-        """Batches of the usual shape, until the build is cancelled."""
+    def _calibration_batches(
+        self, report: Report, stop: threading.Event
+    ) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        """What the inputs hold in their usual shapes, for one batch after the other, until the build is cancelled."""
         assert self._calibration is not None
         shape = self.manifest.profiles[self._picture_input()].opt
+        constants = self._constants()
         count = 0
         for batch in self._calibration.batches(shape[0]):
             if stop.is_set():
@@ -301,7 +325,7 @@ class EngineFromOnnx:
                 )
             count += len(batch)
             report(f"calibrating, {count} pictures", None)
-            yield batch
+            yield {**constants, self._picture_input(): batch}
         if not count:
             raise ConfigError(f"there are no pictures to calibrate on in '{self._calibration.source}'")
 
@@ -313,13 +337,23 @@ class EngineFromOnnx:
         batches = self._calibration_batches(report, stop)
         return entropy_calibrator(self.library, batches, size, self.path.with_name(name), failures)
 
+    def _constants(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The inputs beside the picture, as the description has them."""
+        spec = self.manifest.spec
+        values = spec.constants if spec is not None else {}
+        return {
+            tensor.name: np.full(self.manifest.profiles[tensor.name].opt, values[tensor.name], tensor.dtype)
+            for tensor in self.network.inputs
+            if tensor.name in values
+        }
+
     def _picture_input(self) -> str:
         spec = self.manifest.spec
         return spec.input.name if spec is not None else next(iter(self.manifest.profiles))
 
     def _timings_path(self) -> Path:
-        where = self.manifest.compute_capability or "any"
-        return self.path.with_name(f".timings.{self.library.module}-{self.library.version}-{where}")
+        gpu = re.sub(r"\W+", "-", self.manifest.gpu or "any")
+        return self.path.with_name(f".timings.{self.library.module}-{self.library.version}-{gpu}")
 
     def _write(self, plan: bytes, seconds: float) -> None:
         """Put both files in place; whoever sees a plan sees its own manifest, and after a failure there is neither."""
@@ -338,6 +372,14 @@ class EngineFromOnnx:
             if not self.path.exists():
                 manifest.unlink(missing_ok=True)
             raise
+
+    def _manifest_is_current(self) -> bool:
+        """Whether the manifest of what is built says this description; taken over as ours if so."""
+        there = read_manifest(self.path)
+        if there is None or (there.spec, there.onnx) != (self.manifest.spec, self.manifest.onnx):
+            return False
+        self.manifest = there
+        return True
 
     def _renew_spec(self) -> None:
         """A description that has changed makes no other engine, but the manifest should say it, if it can."""
@@ -433,6 +475,25 @@ def _progress_monitor(trt: Any, report: Report, stop: threading.Event, failures:
                 stop.set()
 
     return Monitor()
+
+
+def _use_timings(config: Any, path: Path) -> None:
+    """Let a build use what earlier ones measured, as far as it fits this GPU and can be read."""
+    known = b""
+    with contextlib.suppress(OSError):
+        known = path.read_bytes()
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    """Keep what a build measured; the engine does not depend on it, so a failure is none."""
+    cache = config.get_timing_cache()
+    if cache is not None:
+        content = bytes(cache.serialize())
+        with contextlib.suppress(OSError):
+            write_whole(path, lambda whole: whole.write_bytes(content))
 
 
 def _was_cancelled(path: Path) -> EngineError:

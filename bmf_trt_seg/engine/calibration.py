@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class CalibrationData:
 
 def entropy_calibrator(
     library: Library,
-    batches: Iterator[npt.NDArray[np.generic]],
+    batches: Iterator[dict[str, npt.NDArray[np.generic]]],
     batch_size: int,
     cache: Path,
     failures: list[BaseException],
@@ -48,28 +49,34 @@ def entropy_calibrator(
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self._on_device: Any = None
+            self._on_device: dict[str, Any] = {}
 
         def get_batch_size(self) -> int:
             return batch_size
 
         def get_batch(self, names: list[str]) -> list[int] | None:
             try:
-                batch = next(batches, None)
-                if batch is None:
+                values = next(batches, None)
+                if values is None:
                     return None
-                self._on_device = torch.from_numpy(np.ascontiguousarray(batch)).cuda()  # held until the next batch
+                self._on_device = {  # held until the next batch
+                    name: torch.from_numpy(np.ascontiguousarray(values[name])).cuda() for name in names
+                }
                 torch.cuda.current_stream().synchronize()
             except BaseException as error:
                 failures.append(error)
                 return None
-            return [self._on_device.data_ptr()]
+            return [self._on_device[name].data_ptr() for name in names]
 
         def read_calibration_cache(self) -> bytes | None:
-            return cache.read_bytes() if cache.exists() else None
+            try:
+                return cache.read_bytes()
+            except OSError:
+                return None
 
         def write_calibration_cache(self, content: Any) -> None:
             if not failures:
-                write_whole(cache, lambda path: path.write_bytes(bytes(content)))
+                with contextlib.suppress(OSError):  # the engine does not need it any more
+                    write_whole(cache, lambda path: path.write_bytes(bytes(content)))
 
     return Calibrator()

@@ -12,7 +12,7 @@ from typing import Any
 from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, read_plan
 from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.engine.options import ShapeRange
-from bmf_trt_seg.errors import BackendUnavailable
+from bmf_trt_seg.errors import BackendUnavailable, EngineError
 
 __all__ = ["Inspection", "LayerRow", "TensorRow", "inspect", "layer_row"]
 
@@ -87,14 +87,17 @@ def _engine(path: Path, device: str) -> Inspection:
     facts: dict[str, Any] = {"written by": f"{kind.partition(' ')[0]} {header.version}"}
     try:
         loaded = load_engine(path, device)
-    except BackendUnavailable as error:
+    except (BackendUnavailable, EngineError) as error:  # no GPU, or not the one that it is for
         tensors = [
             TensorRow("input", name, "", _open_where_it_varies(shapes), [_as_lists(shapes)])
             for name, shapes in (manifest.profiles.items() if manifest else ())
         ]
         note = f"types and layers are not shown: {error}"
         return Inspection(str(path), kind, len(content), facts, tensors, {}, [], values, note)
-    layers = _layers(loaded)
+    import torch
+
+    with torch.cuda.device(loaded.gpu.index):
+        layers = _layers(loaded)
     kinds = collections.Counter(layer.kind for layer in layers if layer.kind)
     return Inspection(
         str(path),

@@ -16,7 +16,7 @@ from typing import Any
 
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError
 
-__all__ = ["INSTALL", "MODULES", "NO_GPU", "Gpu", "Library", "find_gpu", "load_library"]
+__all__ = ["INSTALL", "MODULES", "NO_GPU", "Gpu", "Library", "find_gpu", "has_cuda", "load_library"]
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 NO_GPU = "TensorRT engines run on a CUDA GPU, and PyTorch finds none here; the backend 'onnxruntime' needs none"
@@ -128,13 +128,17 @@ class Messages:
         return errors
 
 
-@functools.cache
 def load_library(module: str = "") -> Library:
     """Import TensorRT: `module`, or the first of MODULES that is installed. BackendUnavailable says how to get it."""
     wanted = (module,) if module else MODULES
     name = next((name for name in wanted if importlib.util.find_spec(name)), "")
     if not name:
         raise BackendUnavailable(f"{_EDITIONS[wanted[0]]} is not installed: {INSTALL}")
+    return _imported(name)
+
+
+@functools.cache
+def _imported(name: str) -> Library:
     try:
         trt = importlib.import_module(name)
     except Exception as error:  # an ImportError, or what its bindings raise without their libraries
@@ -152,6 +156,13 @@ def _logger(trt: Any, messages: Messages) -> Any:
             messages.add(int(severity), text.strip())
 
     return Logger()
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch is a build with CUDA, GPU or not."""
+    import torch
+
+    return torch.version.cuda is not None
 
 
 def find_gpu(device: str = "auto") -> Gpu | None:

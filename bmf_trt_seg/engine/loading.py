@@ -11,6 +11,7 @@ from typing import Any
 
 from bmf_trt_seg.engine.library import NO_GPU, Gpu, Library, find_gpu, load_library
 from bmf_trt_seg.engine.manifest import Manifest, PlanHeader, manifest_path, plan_header, read_manifest
+from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
 
 __all__ = ["LoadedEngine", "load_engine", "read_plan"]
@@ -45,11 +46,9 @@ def rebuild_command(manifest: Manifest | None, path: Path) -> str:
 
 def read_plan(path: Path) -> tuple[bytes, PlanHeader, Manifest | None]:
     """A plan's content, header and manifest. EngineError if it is no whole plan, StreamError if it cannot be read."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StreamError(f"engine '{path}' cannot be read: {error.strerror}") from error
-    header, manifest = plan_header(content, str(path)), read_manifest(path)
+    content, header, manifest = _read(path)
+    if manifest is not None and manifest.plan_sha256 != hashlib.sha256(content).hexdigest():
+        content, header, manifest = _read(path)  # a build may just have put both in place
     if header.missing_bytes:
         raise EngineError(
             f"engine '{path}' is cut short: {header.missing_bytes} of {len(content) + header.missing_bytes} bytes are "
@@ -61,6 +60,14 @@ def read_plan(path: Path) -> tuple[bytes, PlanHeader, Manifest | None]:
             f"or another took its place; rebuild it: {rebuild_command(manifest, path)} --force, or delete the manifest"
         )
     return content, header, manifest
+
+
+def _read(path: Path) -> tuple[bytes, PlanHeader, Manifest | None]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StreamError(f"engine '{path}' cannot be read: {error.strerror}") from error
+    return content, plan_header(content, str(path)), read_manifest(path)
 
 
 def load_engine(path: Path, device: str = "auto") -> LoadedEngine:
@@ -124,6 +131,11 @@ def _refit(engine: Any, library: Library, manifest: Manifest, path: Path) -> Non
         raise EngineError(
             f"engine '{path}' was built without weights (--strip), and the file that has them, '{manifest.onnx}', is "
             "not here: put it there, or beside the engine"
+        )
+    if OnnxNetwork(source).sha256() != manifest.onnx_sha256:
+        raise EngineError(
+            f"engine '{path}' was built without weights (--strip), and '{source}' has changed since; rebuild it: "
+            f"{rebuild_command(manifest, path)}"
         )
     refitter = trt.Refitter(engine, library.logger)
     if not trt.OnnxParserRefitter(refitter, library.logger).refit_from_file(str(source)) or (

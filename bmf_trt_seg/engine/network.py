@@ -20,7 +20,7 @@ from bmf_trt_seg.engine.options import BuildOptions, ShapeRange
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, ModelError
 from bmf_trt_seg.spec import ModelSpec
 
-__all__ = ["NetworkTensor", "OnnxNetwork", "profiles_for"]
+__all__ = ["NetworkTensor", "OnnxNetwork", "check_description", "check_parsed", "profiles_for", "refused"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class OnnxNetwork:
         content: bytes = converted.SerializeToString()
         return content
 
-    def quantized(self, input_name: str, batches: Iterator[npt.NDArray[np.generic]]) -> bytes:
+    def quantized(self, batches: Iterator[dict[str, npt.NDArray[np.generic]]]) -> bytes:
         """The network with Q/DQ operators around its convolutions and matrix products, calibrated by entropy.
 
         Symmetric for activations and weights, as TensorRT wants it; weights with a scale for each channel.
@@ -115,8 +115,7 @@ class OnnxNetwork:
 
         class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
             def get_next(self) -> dict[str, npt.NDArray[np.generic]] | None:
-                batch = next(batches, None)
-                return None if batch is None else {input_name: batch}
+                return next(batches, None)
 
         with tempfile.TemporaryDirectory() as folder, _quiet():
             target = Path(folder, "quantized.onnx")
@@ -242,6 +241,40 @@ def _range(
 
 def _example(sizes: list[int | str]) -> list[str]:
     return ["512" if isinstance(size, str) else str(size) for size in sizes]
+
+
+def check_description(network: OnnxNetwork, spec: ModelSpec) -> None:
+    """ModelError unless the network has the tensors that its description names, of that type, layout and size."""
+    inputs = {tensor.name: tensor for tensor in network.inputs}
+    for kind, name, tensors in (
+        ("input", spec.input.name, inputs),
+        ("output", spec.output.name, {tensor.name: tensor for tensor in network.outputs}),
+    ):
+        if name not in tensors:
+            raise ModelError(
+                f"model '{network.path.name}' has no {kind} '{name}', which its description names; it has: "
+                + ", ".join(f"'{other}'" for other in tensors)
+            )
+    missing = [name for name in inputs if name not in (spec.input.name, *spec.constants)]
+    if missing:
+        raise ModelError(
+            f"model '{network.path.name}' wants more inputs than a picture: {', '.join(missing)}; its description can "
+            f'say what they hold: "constants": {{"{missing[0]}": 0}}'
+        )
+    tensor, size = inputs[spec.input.name], (spec.input.height, spec.input.width)
+    expected: tuple[int | str, ...] = ("N", 3, *size) if spec.input.layout == "nchw" else ("N", *size, 3)
+    if len(tensor.shape) != 4 or any(
+        isinstance(have, int) and have != want for have, want in zip(tensor.shape[1:], expected[1:], strict=True)
+    ):
+        raise ModelError(
+            f"input {tensor} of model '{network.path.name}' has another shape than its description says: "
+            f"{list(expected)} ({spec.input.layout})"
+        )
+    if tensor.dtype != spec.input.dtype:
+        raise ModelError(
+            f"input '{tensor.name}' of model '{network.path.name}' takes {tensor.dtype}, its description says "
+            f"{spec.input.dtype}"
+        )
 
 
 def check_parsed(parsed: bool, parser: Any, network: OnnxNetwork) -> None:

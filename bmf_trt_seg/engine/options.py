@@ -49,14 +49,19 @@ def parse_shapes(text: str) -> dict[str, dict[str, tuple[int, ...]]]:
     The name may be left out for a network of one input; it is '' then. Raises ValueError.
     """
     ranges: dict[str, dict[str, tuple[int, ...]]] = {}
-    for part in filter(None, text.split(",")):
+    parts = [part for part in text.split(",") if part]
+    if len(parts) > 1 and any(":" not in part for part in parts):
+        raise ValueError(
+            f"'{text}' does not say of which inputs; write sizes as 1x3x256x256, and several inputs as a:1x3x8x8,b:1x4"
+        )
+    for part in parts:
         name, _, shapes = part.rpartition(":")
         sizes = [parse_shape(shape) for shape in shapes.split("/")]
         if len(sizes) not in (1, 3):
             raise ValueError(f"'{part}' has {len(sizes)} shapes; give one, or three as min/opt/max")
         if not _is_ordered(sizes):
             raise ValueError(f"'{part}' must go from small to large in every dimension, and from 1")
-        if name.strip() in ranges or (ranges and "" in (name.strip(), *ranges)):
+        if name.strip() in ranges:
             raise ValueError(f"'{part}' follows another for the same input; name each input once")
         ranges[name.strip()] = {"min": sizes[0], "opt": sizes[len(sizes) // 2], "max": sizes[-1]}
     if not ranges:
@@ -134,4 +139,10 @@ def options_from_text(value: Any) -> Any:
         except ValueError as error:
             raise ValueError(f"it is no JSON: {error}") from error
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise ValueError(
+                f"'{name.strip()}' is not NAME=VALUE, as precision=fp16 is; lists want JSON: "
+                '{"tactic_sources": ["A", "B"]}'
+            )
     return {name.strip(): content.strip() for name, _, content in pairs}

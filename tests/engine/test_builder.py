@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -252,38 +253,42 @@ def test_folder_as_the_engine(onnx_file, tmp_path):
     assert left_in(tmp_path) == before
 
 
-@pytest.fixture
-def small_disk():
+@contextlib.contextmanager
+def small_disk(limit=20_000):
     """No file may grow beyond 20 kB, as on a disk that is full: a manifest fits, a plan does not."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit=20_000: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_leaves_nothing(onnx_file, engines, small_disk):
+def test_full_disk_leaves_nothing(onnx_file, engines):
     made = engine(onnx_file)
-    small_disk()
-    assert complaint(StreamError, made.build).startswith(f"engine '{made.path}' cannot be written: File too large")
+    with small_disk():
+        message = complaint(StreamError, made.build)
+    assert message.startswith(f"engine '{made.path}' cannot be written: File too large")
     assert left_in(engines) == {f".{made.path.name}.lock"}
 
 
-def test_full_disk_does_not_pass_an_old_engine_off_as_the_new_one(onnx_file, tmp_path, small_disk):
+def test_full_disk_does_not_pass_an_old_engine_off_as_the_new_one(onnx_file, tmp_path):
     target = tmp_path / "mine.engine"
     old = built(onnx_file, target=target)
     content = target.read_bytes()
     save_onnx(onnx_file, WEIGHTS, then="Sigmoid")  # trained again: a plan of the same size
     new = engine(onnx_file, target=target)
-    small_disk()
-    complaint(StreamError, new.build)
+    with small_disk():
+        complaint(StreamError, new.build)
     assert not new.is_built
     assert not old.is_built or target.read_bytes() == content
 
 
-def test_full_disk_when_the_description_changed(onnx_file, small_disk):
+def test_full_disk_when_the_description_changed(onnx_file):
     built(onnx_file)
     changed = engine(onnx_file, spec=make_spec(["nothing", "dog"], activation="none"))
-    small_disk(100)
-    assert not changed.build()
+    with small_disk(100):
+        assert not changed.build()
     assert changed.manifest.spec.labels == ["nothing", "dog"]
     assert read_manifest(changed.path).spec.labels != ["nothing", "dog"]  # the engine is the right one all the same
 
@@ -434,9 +439,42 @@ def test_int8_is_calibrated(onnx_file, engines):
     assert not engine(onnx_file, precision="int8", calibration=moved).build()  # the same pictures
 
 
+def with_offset(path):
+    """A network with a second input, which is added to the result."""
+    model = onnx.load(save_onnx(path, WEIGHTS))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("offset", onnx.TensorProto.FLOAT, [1, 2, 1, 1]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["output", "offset"], ["shifted"]))
+    model.graph.output[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("shifted", onnx.TensorProto.FLOAT, ["N", 2, 8, 8])
+    )
+    onnx.save(model, path)
+    return path
+
+
+def test_calibration_of_a_network_with_more_inputs_than_the_picture(tmp_path):
+    path = with_offset(tmp_path / "two.onnx")
+    spec = make_spec(activation="none", output={"name": "shifted"}, constants={"offset": 0.5})
+    assert engine(path, spec=spec, precision="int8", calibration=calibration()).build()
+    undescribed = make_spec(activation="none", output={"name": "shifted"})
+    message = complaint(ModelError, engine, path, spec=undescribed)
+    assert message.endswith('offset; its description can say what they hold: "constants": {"offset": 0}')
+
+
+def test_translated_networks_keep_their_weights(onnx_file):
+    message = complaint(ConfigError, engine, onnx_file, precision="fp16", strip=True)
+    assert "builds fp16 from a translation of 'net.onnx'" in message
+
+
+def test_engine_that_goes_while_it_is_looked_for(onnx_file):
+    made = built(onnx_file)
+    made.path.unlink()
+    assert not engine(onnx_file).is_built
+    assert engine(onnx_file).build()
+
+
 def test_quantized_networks_want_no_pictures(onnx_file, tmp_path):
     path = tmp_path / "quantized.onnx"
-    path.write_bytes(OnnxNetwork(onnx_file).quantized("input", calibration().batches(4)))
+    path.write_bytes(OnnxNetwork(onnx_file).quantized({"input": batch} for batch in calibration().batches(4)))
     built(path, precision="int8")
     message = complaint(ConfigError, engine, path, precision="int8", calibration=calibration())
     assert message.endswith("says itself how it is quantized (Q/DQ): leave --calibrate out")

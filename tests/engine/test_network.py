@@ -166,7 +166,7 @@ def test_half_precision_leaves_the_file_alone(onnx_file):
 
 @pytest.fixture
 def quantized(onnx_file):
-    return OnnxNetwork(onnx_file).quantized("input", iter(batches()))
+    return OnnxNetwork(onnx_file).quantized({"input": batch} for batch in batches())
 
 
 def test_quantized_network_agrees_on_what_it_was_calibrated_with(onnx_file, quantized):
@@ -197,18 +197,18 @@ def test_quantization_is_symmetric_and_per_channel(quantized):
 
 
 def test_quantizing_is_silent(onnx_file, capfd, caplog):
-    OnnxNetwork(onnx_file).quantized("input", iter(batches()))
+    OnnxNetwork(onnx_file).quantized({"input": batch} for batch in batches())
     assert caplog.messages == []  # with a logger's handlers missing, Python would write them to the terminal
     assert capfd.readouterr() == ("", "")
 
 
 def test_failure_in_reading_pictures_comes_out(onnx_file):
     def pictures():
-        yield batches()[0]
+        yield {"input": batches()[0]}
         raise KeyError("a picture")
 
     with pytest.raises(KeyError, match="a picture"):
-        OnnxNetwork(onnx_file).quantized("input", pictures())
+        OnnxNetwork(onnx_file).quantized(pictures())
 
 
 def test_open_batch_is_a_range(onnx_file):

@@ -328,7 +328,7 @@ def test_inspect_our_engine(person, person_fp16):
     assert sum(found.operators.values()) > 10
     assert found.facts["context memory bytes"] > 0
     assert found.manifest["precision"] == "fp16"
-    assert found.manifest["onnx"] == str(person)
+    assert found.manifest["onnx"] == str(person.absolute())
     assert found.note == ""
 
 
