@@ -163,7 +163,7 @@ def test_every_batch_counts(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, most, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     model = save_onnx(tmp_path / "net.onnx", np.ones((1, 3, 3, 3), np.float32), size_hw=(32, 32))
     data = calibration_data(folder, InputSpec(height=32, width=32), 3)
-    quantized = onnx.load_from_string(OnnxNetwork(model).quantized("input", data.batches(1)))
+    quantized = onnx.load_from_string(OnnxNetwork(model).quantized({"input": batch} for batch in data.batches(1)))
     first = next(node for node in quantized.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "input")
     (scale,) = (value for value in quantized.graph.initializer if value.name == first.input[1])
     assert 0.5 < float(onnx.numpy_helper.to_array(scale)) * 127 <= 1.01
