@@ -22,7 +22,7 @@ from typing import Any
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
-from bmf_trt_seg.options import RecordSinkOptions, SegmentOptions
+from bmf_trt_seg.options import LiveOptions, RecordSinkOptions, SegmentOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.validation import Strict, validated
 
@@ -41,6 +41,7 @@ _BUILTIN_MODULES = {"c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter"}
 _OWN_OPTIONS: dict[str, type[Strict]] = {
     f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
     f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
+    f"{_PACKAGE}.sources.live.LiveSource": LiveOptions,
 }
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
@@ -298,7 +299,7 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
         if not module.get("path"):
             module["path"] = str(Path(__file__).resolve().parents[1])
         if entry not in _OWN_OPTIONS:
-            ours = " and ".join(f"'{known}'" for known in _OWN_OPTIONS)
+            ours = ", ".join(f"'{known}'" for known in _OWN_OPTIONS)
             return [f"{subject}: there is no module '{entry}'; ours are {ours}"]
         return _own_stream_problems(node, entry, subject) + _own_option_problems(node, entry, subject)
     if name in _BUILTIN_MODULES:
@@ -322,11 +323,15 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
 def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
     """How many streams our modules have."""
     problems = []
-    if len(_identifiers(node, "input_streams")) != 1:
-        problems.append(f"{subject}: {entry.rpartition('.')[2]} has one input stream")
+    is_source = entry.endswith(".LiveSource")
+    if len(_identifiers(node, "input_streams")) != (0 if is_source else 1):
+        count = "no" if is_source else "one"
+        problems.append(f"{subject}: {entry.rpartition('.')[2]} has {count} input stream")
     outputs = len(_identifiers(node, "output_streams"))
     if entry.endswith(".SegmentModule") and outputs not in (1, 2):
         problems.append(f"{subject}: SegmentModule has one output stream for pictures, and may have one for records")
+    if is_source and outputs != 1:
+        problems.append(f"{subject}: LiveSource has one output stream")
     if entry.endswith(".RecordSink") and outputs:
         problems.append(f"{subject}: RecordSink has no output stream")
     return problems

@@ -14,7 +14,7 @@ from bmf_trt_seg.engine.options import BuildOptions, Shape, options_from_text, p
 from bmf_trt_seg.spec import Color
 from bmf_trt_seg.validation import Strict, allowed_values, validated
 
-__all__ = ["RecordSinkOptions", "SegmentOptions", "Style", "option_table", "read_options"]
+__all__ = ["LiveOptions", "RecordSinkOptions", "SegmentOptions", "Style", "option_table", "read_options"]
 
 Style = Literal["blend", "blur", "contour", "cutout", "sidebyside"]
 
@@ -113,6 +113,28 @@ class RecordSinkOptions(Strict):
 
     json_lines: str = pydantic.Field("", alias="json", description="File for the records, a JSON object a line.")
     masks: str = pydantic.Field("", description="Folder for the class maps, an 8-bit PNG a frame.")
+
+
+class LiveOptions(Strict):
+    """Options of `bmf_trt_seg.sources.live.LiveSource`."""
+
+    url: str = pydantic.Field(min_length=1, description="Address (rtsp, rtmp, http), or a file, played in real time.")
+    transport: Literal["tcp", "udp"] = pydantic.Field("tcp", description="How RTSP carries the video.")
+    connect_timeout: float = pydantic.Field(5.0, gt=0, le=300, description="Seconds to wait for a connection.")
+    read_timeout: float = pydantic.Field(2.0, gt=0, le=300, description="Seconds without data after which it is away.")
+    max_retries: int | None = pydantic.Field(
+        None, ge=0, description="Failed attempts in a row after the first before it gives up; null: never."
+    )
+    backoff: float = pydantic.Field(0.5, gt=0, le=60, description="Seconds before the first new attempt; then doubled.")
+    backoff_max: float = pydantic.Field(30.0, gt=0, le=3600, description="Most seconds between two attempts.")
+    policy: Literal["latest", "all"] = pydantic.Field(
+        "latest", description="latest: frames that wait longer than max_latency_ms are dropped; all: none is."
+    )
+    max_latency_ms: int = pydantic.Field(500, ge=1, le=60000, description="Longest wait of a frame with policy latest.")
+    absence: Literal["hold", "pause"] = pydantic.Field(
+        "hold", description="While it is away: hold goes on with the last frame, marked; pause sends nothing."
+    )
+    name: str = pydantic.Field("live", description="Name of the feed in logs and metrics.")
 
 
 def read_options(values: Any, subject: str = "options of SegmentModule") -> SegmentOptions:

@@ -266,7 +266,8 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
             "node 1: option 'alpha': got 7, allowed is a number from 0 to 1"]),
         (_set("nodes", 1, "module_info", "entry", to="bmf_trt_seg.module.Segment"), [
             r"node 1: there is no module 'bmf_trt_seg\.module\.Segment'; ours are "
-            r"'bmf_trt_seg\.module\.SegmentModule' and 'bmf_trt_seg\.sinks\.RecordSink'"]),
+            r"'bmf_trt_seg\.module\.SegmentModule', 'bmf_trt_seg\.sinks\.RecordSink', "
+            r"'bmf_trt_seg\.sources\.live\.LiveSource'"]),
         (_set("nodes", 1, "module_info", to={"name": "segment"}), [
             "node 1: unknown module 'segment'; BMF has c_ffmpeg_decoder, c_ffmpeg_encoder, c_ffmpeg_filter; ours has "
             "the entry 'bmf_trt_seg.module.SegmentModule'; any other needs a 'path'"]),
@@ -510,3 +511,28 @@ def test_mask_only_writes_masks_and_records(variables: dict[str, str], tmp_path:
     assert left_in(tmp_path) == {"out.mp4", "records.jsonl", "masks"}
     for shown in clips.read_clip(tmp_path / "out.mp4"):
         assert set(np.unique(shown.planes[0])) == {16, 235}
+
+
+LIVE = {
+    "id": 0,
+    "scheduler": 0,
+    "module_info": {"name": "LiveSource", "entry": "bmf_trt_seg.sources.live.LiveSource"},
+    "input_streams": [],
+    "output_streams": [{"identifier": "camera"}],
+    "option": {"url": "rtsp://camera/stream"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"option": {"url": "x", "policy": "last"}}, "option 'policy': got \"last\", allowed is 'latest' or 'all'"),
+        ({"option": {}}, "option 'url' is missing"),
+        ({"output_streams": [{"identifier": "a"}, {"identifier": "b"}]}, "LiveSource has one output stream"),
+        ({"output_streams": []}, "LiveSource has one output stream"),
+    ],
+)
+def test_live_sources_are_checked(change: dict[str, Any], problem: str) -> None:
+    graph = {"input_streams": [], "output_streams": [], "nodes": [LIVE | change]}
+    assert any(problem in found for found in check_graph(graph))
+    assert not [found for found in check_graph(graph | {"nodes": [dict(LIVE)]}) if "LiveSource" in found]

@@ -17,15 +17,15 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
-    ["", "bmf_tensors", "colors", "engine", "errors", "metrics", "native_output", "records"],
-    ["engine.library", "frames", "media", "models", "models.packages", "outputs", "validation"],
+    ["", "bmf_tensors", "colors", "engine", "errors", "metrics", "native_output", "records", "sources", "sources.urls"],
+    ["engine.library", "frames", "media", "sources.feed", "models", "models.packages", "outputs", "validation"],
     ["engine.calibration", "engine.options", "finish", "legend", "models.tflite", "segmentation", "spec"],
     ["backends", "engine.manifest", "engine.network", "models.catalog", "options", "postprocess", "preprocess"],
     ["backends.onnxruntime", "backends.pytorch", "engine.builder", "engine.loading", "graph", "overlay"],
     ["backends.tensorrt", "engine.inspection", "networks", "preprocess_cuda", "replay"],
     ["pipeline", "transcode"],
     ["bmf_frames", "bmf_module", "pictures"],
-    ["calibration_frames", "module", "sinks"],
+    ["calibration_frames", "module", "sinks", "sources.live"],
     ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
     ["cli.build", "cli.engines", "cli.graph", "cli.inspect"],
     ["cli.segment"],
@@ -38,7 +38,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 STEPS = {"preprocess", "preprocess_cuda", "postprocess", "overlay"}
-BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "bmf_tensors", "sinks"}
+BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "bmf_tensors", "sinks", "sources.live"}
 
 # Who may import a library, and whether at the top of the file.
 OPTIONAL = {
@@ -48,6 +48,7 @@ OPTIONAL = {
         "bmf_frames": True,
         "bmf_tensors": True,
         "sinks": True,
+        "sources.live": True,
         "graph": False,
         "cli.doctor": False,
     },
@@ -67,7 +68,7 @@ OPTIONAL = {
     "tensorrt_rtx": {},
     "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
     "tflite": {"models.tflite": False},
-    "av": {"media": True, "finish": True, "calibration_frames": True},
+    "av": {"media": True, "finish": True, "calibration_frames": True, "sources.feed": True, "sources.live": True},
     "PIL": {"legend": True, "pictures": True},
     "tqdm": {"cli.progress": True},
     "pycocotools": {"records": True},

@@ -72,8 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name in ("graph", "engine build") for thread in threading.enumerate()):
-        os._exit(code)  # C++ that would not end: a graph's threads, or a builder's, would outlive the interpreter
+    if any(
+        thread.name in ("graph", "engine build") or thread.name.startswith("feed ") for thread in threading.enumerate()
+    ):
+        os._exit(code)  # C or C++ that would not end at once: it would outlive the interpreter
     sys.exit(code)
 
 

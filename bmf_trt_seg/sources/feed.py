@@ -1,0 +1,305 @@
+"""A feed: a thread that reads a camera or a stream, opens it again when it breaks off, and never lets go of time.
+
+It knows PyAV; it does not know BMF.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+import av.error
+
+from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.sources.urls import is_network, masked
+
+__all__ = ["CLOCK", "Feed", "FeedCounts", "Settings", "Stamped", "feed"]
+
+CLOCK = Fraction(1, 90000)
+"""Time base of everything a feed gives, in seconds."""
+_ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
+_STEADY_SECONDS = 5.0  # a connection that lasted so long starts a new count of failures
+_log = logging.getLogger(__name__)
+
+State = Literal["connecting", "up", "away", "ended"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a feed is read; times in seconds."""
+
+    url: str
+    name: str
+    transport: str = "tcp"
+    connect_timeout: float = 5.0
+    read_timeout: float = 2.0
+    max_retries: int | None = None
+    backoff: float = 0.5
+    backoff_max: float = 30.0
+    drops: bool = True
+    """Whether frames that wait too long are dropped; else reading waits for who takes them."""
+    max_latency: float = 0.5
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A decoded picture, its time in units of CLOCK, and when its packet arrived (`time.monotonic`)."""
+
+    frame: av.VideoFrame
+    pts: int
+    arrived: float
+
+
+@dataclass
+class FeedCounts:
+    """What happened to a feed. Read by any thread; frames_in = frames_out - held + dropped + those that wait."""
+
+    name: str
+    state: State = "connecting"
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped: int = 0
+    held: int = 0
+    reconnects: int = 0
+    last_error: str = ""
+    last_frame_at: float | None = None
+    """`time.monotonic` of the last frame's arrival."""
+    stop_requested: bool = field(default=False, repr=False)
+
+
+_feeds: dict[str, FeedCounts] = {}
+
+
+def feed(name: str) -> FeedCounts | None:
+    """The counts of a feed that was opened under this name."""
+    return _feeds.get(name)
+
+
+class Feed:
+    """Reads one stream in a thread of its own, until it is closed, the file ends, or there were too many failures."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.counts = _feeds[settings.name] = FeedCounts(settings.name)
+        self.failure: StreamError | None = None
+        """Why the feed ended, if it was not its own end."""
+        self.frame_seconds = 1 / 25
+        """Time between two frames, as far as it is known."""
+        self._waiting: collections.deque[Stamped] = collections.deque()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._clock = _Clock()
+        self._thread = threading.Thread(target=self._run, name=f"feed {settings.name}", daemon=True)
+        self._thread.start()
+
+    def take(self, seconds: float) -> Stamped | None:
+        """The next frame, waiting for it at most so long; None if there is none yet, or none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self.counts.state == "ended", seconds)
+            if self._settings.drops:
+                self._drop_late()
+            if not self._waiting:
+                return None
+            stamped = self._waiting.popleft()
+            self._changed.notify_all()
+        return stamped
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there will be no frame any more."""
+        return self.counts.state == "ended" and not self._waiting
+
+    def pts_now(self) -> int:
+        """The time of this moment, in units of CLOCK, after everything that was stamped; it is then taken."""
+        return self._clock.now()
+
+    def close(self) -> None:
+        """End the feed; frames that wait are dropped. Its thread may be in a system call, which time-outs bound."""
+        with self._changed:
+            self._stop.set()
+            self.counts.dropped += len(self._waiting)
+            self._waiting.clear()
+            self.counts.state = "ended"
+            self._changed.notify_all()
+
+    def _drop_late(self) -> None:
+        """Keep the newest frame, and older ones that are not too old."""
+        oldest = time.monotonic() - self._settings.max_latency
+        while len(self._waiting) > 1 and self._waiting[0].arrived < oldest:
+            self._waiting.popleft()
+            self.counts.dropped += 1
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _run(self) -> None:
+        failures = 0
+        try:
+            while not self._stop.is_set():
+                begin = time.monotonic()
+                frames = self.counts.frames_in
+                try:
+                    self._read_once()
+                    if not is_network(self._settings.url):
+                        return
+                    reason = "the stream ended"
+                except (OSError, av.error.FFmpegError, ValueError) as error:
+                    reason = masked(str(error))
+                if self._stop.is_set():
+                    return
+                steady = self.counts.frames_in > frames and time.monotonic() - begin > _STEADY_SECONDS
+                failures = 1 if steady or self.counts.frames_in > frames else failures + 1
+                self._lost(reason, failures)
+                if self.failure is not None:
+                    return
+        finally:
+            self.counts.state = "ended"
+            with self._changed:
+                self._changed.notify_all()
+
+    def _lost(self, reason: str, failures: int) -> None:
+        """Say that the stream is away, and wait before the next attempt; longer each time, and not all at once."""
+        settings, counts = self._settings, self.counts
+        with self._changed:
+            if self._stop.is_set():
+                return
+            if counts.state != "away":
+                _log.warning("feed '%s': away: %s", settings.name, reason)
+            counts.last_error = reason
+            counts.state = "away"
+        if not is_network(settings.url) or (settings.max_retries is not None and failures > settings.max_retries):
+            self.failure = StreamError(f"feed '{settings.name}' ({masked(settings.url)}): {reason}")
+            return
+        wait = min(settings.backoff_max, settings.backoff * 2 ** min(failures - 1, 30))
+        self._stop.wait(wait * random.uniform(0.5, 1.0))
+
+    def _read_once(self) -> None:
+        """Open the stream and read it to its end."""
+        settings = self._settings
+        with av.open(
+            settings.url, options=_options(settings), timeout=(settings.connect_timeout, settings.read_timeout)
+        ) as container:
+            if not container.streams.video:
+                raise ValueError("there is no video in it")
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE"  # frame threads would hold back as many frames as there are threads
+            if stream.average_rate:
+                self.frame_seconds = float(1 / stream.average_rate)
+            self._clock.start_over(self.frame_seconds)
+            pace = None if is_network(settings.url) else _Pace()
+            last_frame = time.monotonic()
+            patience = settings.connect_timeout + settings.read_timeout
+            for packet in container.demux(stream):
+                arrived = time.monotonic()
+                frames = _decoded(packet)
+                if frames:
+                    last_frame = arrived
+                elif arrived - last_frame > patience or self._stop.is_set():
+                    raise ValueError(f"none of what came in {patience:g} s could be decoded")
+                for frame in frames:
+                    if self._stop.is_set():
+                        return
+                    if pace is not None and not pace.wait(frame, self._stop):
+                        return
+                    self._deliver(frame, time.monotonic() if pace else arrived)
+
+    def _deliver(self, frame: av.VideoFrame, arrived: float) -> None:
+        counts, settings = self.counts, self._settings
+        with self._changed:
+            if not settings.drops:
+                self._changed.wait_for(lambda: len(self._waiting) < _ALL_WAITING or self._stop.is_set())
+            if self._stop.is_set():
+                return
+            if counts.state == "away" and counts.frames_in:
+                counts.reconnects += 1
+                _log.warning("feed '%s': back", settings.name)
+            counts.state = "up"
+            counts.last_frame_at = arrived
+            counts.frames_in += 1
+            self._waiting.append(Stamped(frame, self._clock.stamp(frame), arrived))
+            if settings.drops:
+                self._drop_late()
+            self._changed.notify_all()
+
+
+def _options(settings: Settings) -> dict[str, str]:
+    """FFmpeg's options: no waiting for frames whose only use is to guess the rate.
+
+    'nobuffer' would be quicker still, and throw away what was read to find the streams: all up to the next key frame.
+    """
+    if settings.url.startswith(("rtsp://", "rtsps://")):
+        return {"rtsp_transport": settings.transport, "fpsprobesize": "0", "max_delay": "500000"}
+    return {"fpsprobesize": "0"} if is_network(settings.url) else {}
+
+
+def _decoded(packet: Any) -> list[av.VideoFrame]:
+    """The frames of a packet; none for a damaged one, of which there are many after a loss."""
+    try:
+        return list(packet.decode())
+    except av.error.InvalidDataError:
+        return []
+
+
+class _Clock:
+    """Gives times that always go on: as the stream's own within a connection, as the clock's between two."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begin: float | None = None
+        self._last = -1
+        self._first: tuple[Fraction, int] | None = None  # of a connection: the stream's time, and ours
+        self._step = 1
+
+    def start_over(self, frame_seconds: float) -> None:
+        """A new connection, whose times have nothing to do with those before."""
+        with self._lock:
+            self._first = None
+            self._step = round(frame_seconds / CLOCK)
+
+    def stamp(self, frame: av.VideoFrame) -> int:
+        """The time of a frame that has just come."""
+        with self._lock:
+            now = self._elapsed()
+            if frame.pts is None or frame.time_base is None:
+                return self._after_last(now)
+            time_of_frame = frame.pts * Fraction(frame.time_base)
+            if self._first is None:
+                self._first = time_of_frame, max(now, self._last + self._step if self._last >= 0 else 0)
+            own, ours = self._first
+            return self._after_last(ours + round((time_of_frame - own) / CLOCK))
+
+    def now(self) -> int:
+        with self._lock:
+            return self._after_last(self._elapsed())
+
+    def _elapsed(self) -> int:
+        if self._begin is None:
+            self._begin = time.monotonic()
+        return int((time.monotonic() - self._begin) / CLOCK)
+
+    def _after_last(self, pts: int) -> int:
+        self._last = max(pts, self._last + 1)
+        return self._last
+
+
+class _Pace:
+    """Plays a file in real time."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Fraction, float] | None = None
+
+    def wait(self, frame: av.VideoFrame, stop: threading.Event) -> bool:
+        """Wait until a frame is due; whether it is to be shown at all."""
+        if frame.pts is None or frame.time_base is None:
+            return not stop.is_set()
+        time_of_frame = frame.pts * Fraction(frame.time_base)
+        if self._first is None:
+            self._first = time_of_frame, time.monotonic()
+        due = self._first[1] + float(time_of_frame - self._first[0])
+        return not stop.wait(max(0.0, due - time.monotonic()))
