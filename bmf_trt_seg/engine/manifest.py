@@ -48,8 +48,11 @@ class Manifest(Strict):
 
     @property
     def key(self) -> str:
-        """A digest of all that makes another engine; what the build took, file names and the description do not."""
-        values = self.model_dump(mode="json", exclude=_NO_PART_OF_THE_KEY)
+        """A digest of all that makes another engine; what the build took, file names and the description do not.
+
+        Options at their defaults are no part of it: a new one would make all engines new.
+        """
+        values = self.model_dump(mode="json", exclude=_NO_PART_OF_THE_KEY, exclude_defaults=True)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -151,7 +151,7 @@ class OnnxNetwork:
         from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
         names = {
-            ExternalDataInfo(weight).location for weight in self.proto.graph.initializer if uses_external_data(weight)
+            ExternalDataInfo(weight).location for weight in _tensors(self.proto.graph) if uses_external_data(weight)
         }
         return [self.path.parent / name for name in sorted(names)]
 
@@ -171,6 +171,18 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         root.removeFilter(drop)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every constant tensor of a graph: its weights, those in its operators' attributes, and those of inner graphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _tensors(inner)
 
 
 def _tensor(value: Any) -> NetworkTensor:

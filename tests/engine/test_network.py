@@ -275,3 +275,29 @@ def test_shapes_without_a_name_for_several_inputs(tmp_path):
         "option 'shapes': say of which input: a, b; as in NAME:1x3x256x256"
     )
     assert profiles(path, shapes="b:2x3") == {"a": "1x3/4x3/8x3", "b": "2x3"}
+
+
+def test_weights_outside_that_are_an_operators_own(tmp_path):
+    """As exporters write constants; the digest is of their files, too."""
+    path = tmp_path / "net.onnx"
+    constant = onnx.helper.make_node(
+        "Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.ones(300, np.float32))
+    )
+    inner = onnx.helper.make_graph(
+        [constant], "inner", [], [onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [300])]
+    )
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    branch = onnx.helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [300])
+    model = onnx.helper.make_model(onnx.helper.make_graph([branch], "net", [], [output], [yes]))
+    for attribute in model.graph.node[0].attribute:
+        tensor = attribute.g.node[0].attribute[0].t
+        onnx.external_data_helper.set_external_data(tensor, f"{attribute.name}.bin")
+        (tmp_path / f"{attribute.name}.bin").write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    network = OnnxNetwork(path)
+    assert [file.name for file in network.weight_files()] == ["else_branch.bin", "then_branch.bin"]
+    before = network.sha256()
+    (tmp_path / "then_branch.bin").write_bytes(bytes(1200))
+    assert network.sha256() != before
