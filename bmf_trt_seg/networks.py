@@ -29,10 +29,9 @@ def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple
     An engine is built here if there is none of the ONNX file yet; `cancelled` is asked meanwhile. Raises ConfigError,
     ModelError, EngineError, BackendUnavailable or StreamError.
     """
-    model = find(options.model)
-    spec, options = _with_input_shapes(_description(model), options)
+    model, spec, options = _network(options)
     backend = select_backend(options.backend, model)
-    engine = engine_for(options)
+    engine = _engine(model, spec, options)
     if engine is None and "build" in options.model_fields_set:
         raise ConfigError(
             f"option 'build': nothing is built from '{model.name}' here; give backend 'tensorrt' and an .onnx file, or "
@@ -59,10 +58,18 @@ def engine_for(options: SegmentOptions) -> EngineFromOnnx | None:
 
     Raises what `backend_for` does; BackendUnavailable where no engine could run.
     """
-    if options.backend != "tensorrt" or Path(options.model).suffix.lower() in BACKENDS["tensorrt"].suffixes:
-        return None
+    return _engine(*_network(options)) if options.backend == "tensorrt" else None
+
+
+def _network(options: SegmentOptions) -> tuple[Path, ModelSpec, SegmentOptions]:
+    """The file, its description, and the options, as the option 'input_shapes' makes them."""
     model = find(options.model)
-    spec, options = _with_input_shapes(_description(model), options)
+    return model, *_with_input_shapes(_description(model), options)
+
+
+def _engine(model: Path, spec: ModelSpec, options: SegmentOptions) -> EngineFromOnnx | None:
+    if options.backend != "tensorrt" or model.suffix.lower() not in BACKENDS["tensorrt"].builds_from:
+        return None
     select_backend(options.backend, model)
     from bmf_trt_seg.engine.builder import EngineFromOnnx
 

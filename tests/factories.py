@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pytest
 
 from bmf_trt_seg.frames import FramePlanes, PixelFormat, plane_shapes
 from bmf_trt_seg.spec import ModelSpec, spec_path
@@ -83,3 +84,12 @@ def save_onnx(
     if spec is not None:
         spec.write(spec_path(path))
     return path
+
+
+def complaint(kind: type[Exception], function: Callable[..., object], *values: Any, **options: Any) -> str:
+    """What a call that is to fail says, which is one line."""
+    with pytest.raises(kind) as caught:
+        function(*values, **options)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

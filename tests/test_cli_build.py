@@ -16,7 +16,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +24,12 @@ import clips
 import numpy as np
 import onnx
 import pytest
+from commands import Cli, Ended, runner
 from factories import make_spec, save_onnx
 from jobs import left_in
 from PIL import Image
 
 from bmf_trt_seg.cli import progress
-from bmf_trt_seg.cli.main import main
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [
@@ -44,29 +43,9 @@ BUILT = r"built for TensorRT-RTX [\d.]+ in \d+\.\d s, \d+\.\d [kM]B"
 IS_THERE = r"is there already, built for TensorRT-RTX [\d.]+; --force builds it again"
 
 
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Ended]
-
-
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs the command line in this process; a traceback is never right."""
-
-    def run(*arguments: object) -> Ended:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return Ended(int(end.value.code or 0), captured.out, captured.err)
-
-    return run
+    return runner(capfd)
 
 
 @pytest.fixture(autouse=True)

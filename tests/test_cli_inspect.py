@@ -10,14 +10,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import clips
 import numpy as np
 import pytest
+from commands import Cli, Ended, runner
 from factories import make_spec, save_onnx
 from jobs import left_in
 from PIL import Image
@@ -37,29 +36,9 @@ NO_GPU = "TensorRT engines run on a CUDA GPU, and PyTorch finds none here; the b
 NOT_SHOWN = f"types and layers are not shown: {NO_GPU}"
 
 
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Ended]
-
-
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs the command line in this process; a traceback is never right."""
-
-    def run(*arguments: object) -> Ended:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return Ended(int(end.value.code or 0), captured.out, captured.err)
-
-    return run
+    return runner(capfd)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ class Backend(abc.ABC):
 
     def infer_on_device(self, batch: Any) -> Any:
         """`infer` for a CUDA tensor, with a CUDA tensor as the result; only where `takes_batches_on` says so."""
-        raise NotImplementedError
+        raise EngineError(f"network '{self.model.name}': its backend takes batches in host memory only")
 
     def close(self) -> None:
         """Free what the network holds; harmless if it is closed already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,8 +97,9 @@ class TensorRTBackend(Backend):
     def infer_on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network on a batch in device memory, as the spec's input describes it, N pictures; without waiting.
 
-        The batch is taken where it lies, ordered after what the current stream does to it; the result is ordered before
-        what the current stream does next. It is the spec's output tensor, N first, and valid until the next call.
+        The batch is taken where it lies, if its address is a multiple of 256 and the engine wants no more pictures; it
+        is ordered after what the current stream does to it, and the result before what that does next. The result is
+        the spec's output tensor, N first, and valid until the next call.
         Raises EngineError for a batch of another shape, type or device, or if the engine fails.
         """
         if not self._is_open:
@@ -164,12 +166,9 @@ class TensorRTBackend(Backend):
         return copied
 
     def _close(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the GPU has failed before, and that was told
             self._stream.synchronize()
-        except RuntimeError:
-            pass  # the GPU has failed before, and that was told
-        finally:
-            self._release()
+        self._release()
 
     def _release(self) -> None:
         """Let go of everything; the engine's memory goes with the last that refers to it."""

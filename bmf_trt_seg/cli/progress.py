@@ -36,38 +36,17 @@ class _StandardError:
         return getattr(sys.stderr, name)
 
 
-class Progress:
-    """Shows frames done, frames a second and the time left on standard error."""
+class _Shown:
+    """A bar on a terminal; a line now and then where standard error is something else."""
 
     def __init__(self, name: str, quiet: bool) -> None:
         self._name = name
         self._quiet = quiet
         self._bar: tqdm[None] | None = None
         self._started = self._spoken = time.monotonic()
-        self._frames = 0
 
     def __enter__(self) -> Self:
         return self
-
-    def update(self, frames: int, expected: int | None) -> None:
-        """frames: done so far; expected: in all, if that is known."""
-        self._frames = frames
-        if self._quiet or not frames:
-            return
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = tqdm(
-                    desc=self._name, total=expected, unit=" frames", file=_StandardError(), dynamic_ncols=True
-                )
-            self._bar.total = expected if expected is None or expected >= frames else frames
-            self._bar.update(frames - self._bar.n)
-        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
-            self._spoken = time.monotonic()
-            rate = frames / (self._spoken - self._started)
-            of, left = "", ""
-            if expected:
-                of, left = f" of {expected}", f", {max(0, expected - frames) / rate:.0f} s left"
-            print(f"{self._name}: {frames}{of} frames, {rate:.1f} a second{left}", file=sys.stderr)
 
     @property
     def seconds(self) -> float:
@@ -85,23 +64,42 @@ class Progress:
     ) -> None:
         self._close_bar()
 
+    def _is_time_for_a_line(self) -> bool:
+        if time.monotonic() - self._spoken < _LINE_SECONDS:
+            return False
+        self._spoken = time.monotonic()
+        return True
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
-class BuildProgress:
+class Progress(_Shown):
+    """Shows frames done, frames a second and the time left on standard error."""
+
+    def update(self, frames: int, expected: int | None) -> None:
+        """frames: done so far; expected: in all, if that is known."""
+        if self._quiet or not frames:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(
+                    desc=self._name, total=expected, unit=" frames", file=_StandardError(), dynamic_ncols=True
+                )
+            self._bar.total = expected if expected is None or expected >= frames else frames
+            self._bar.update(frames - self._bar.n)
+        elif self._is_time_for_a_line():
+            rate = frames / self.seconds
+            of, left = "", ""
+            if expected:
+                of, left = f" of {expected}", f", {max(0, expected - frames) / rate:.0f} s left"
+            print(f"{self._name}: {frames}{of} frames, {rate:.1f} a second{left}", file=sys.stderr)
+
+
+class BuildProgress(_Shown):
     """Shows how far the build of an engine is, on standard error."""
-
-    def __init__(self, name: str, quiet: bool) -> None:
-        self._name = name
-        self._quiet = quiet
-        self._bar: tqdm[None] | None = None
-        self._started = self._spoken = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
 
     def update(self, phase: str, fraction: float | None) -> None:
         """phase: what it is at; fraction: how much is done, 0 to 1, if that is known."""
@@ -116,23 +114,10 @@ class BuildProgress:
             if fraction is not None:
                 self._bar.n = max(self._bar.n, round(100 * fraction))
             self._bar.set_postfix_str(phase[:40])
-        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
-            self._spoken = time.monotonic()
+        elif self._is_time_for_a_line():
             done = f"{100 * fraction:.0f} % done, " if fraction is not None else ""
-            print(f"{self._name}: {done}{self._spoken - self._started:.0f} s, {phase}", file=sys.stderr)
+            print(f"{self._name}: {done}{self.seconds:.0f} s, {phase}", file=sys.stderr)
 
     def say(self, text: str) -> None:
-        """A line for the user, unless quiet."""
-        self._close_bar()
-        if not self._quiet:
-            print(f"{self._name}: {text}", file=sys.stderr)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close_bar()
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """A line for the user with the build's name before it, unless quiet."""
+        super().say(f"{self._name}: {text}")

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ __all__ = ["CLOCK", "Feed", "FeedCounts", "Settings", "Stamped", "feed"]
 CLOCK = Fraction(1, 90000)
 """Time base of everything a feed gives, in seconds."""
 _ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
-_STEADY_SECONDS = 5.0  # a connection that lasted so long starts a new count of failures
 _log = logging.getLogger(__name__)
 
 State = Literal["connecting", "up", "away", "ended"]
@@ -71,7 +70,6 @@ class FeedCounts:
     last_error: str = ""
     last_frame_at: float | None = None
     """`time.monotonic` of the last frame's arrival."""
-    stop_requested: bool = field(default=False, repr=False)
 
 
 _feeds: dict[str, FeedCounts] = {}
@@ -142,7 +140,6 @@ class Feed:
         failures = 0
         try:
             while not self._stop.is_set():
-                begin = time.monotonic()
                 frames = self.counts.frames_in
                 try:
                     self._read_once()
@@ -153,8 +150,7 @@ class Feed:
                     reason = masked(str(error))
                 if self._stop.is_set():
                     return
-                steady = self.counts.frames_in > frames and time.monotonic() - begin > _STEADY_SECONDS
-                failures = 1 if steady or self.counts.frames_in > frames else failures + 1
+                failures = 1 if self.counts.frames_in > frames else failures + 1
                 self._lost(reason, failures)
                 if self.failure is not None:
                     return

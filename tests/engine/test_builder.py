@@ -17,7 +17,7 @@ import filelock
 import numpy as np
 import onnx
 import pytest
-from factories import make_spec, save_onnx
+from factories import complaint, make_spec, save_onnx
 from jobs import left_in
 
 from bmf_trt_seg.engine.builder import BUILD_THREAD, EngineFromOnnx
@@ -51,14 +51,6 @@ def built(path, **options):
     made = engine(path, **options)
     assert made.build()
     return made
-
-
-def complaint(kind, function, *values, **options):
-    with pytest.raises(kind) as caught:
-        function(*values, **options)
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def identity(path):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from factories import make_spec, save_onnx
+from factories import complaint, make_spec, save_onnx
 
 from bmf_trt_seg.engine.network import NetworkTensor, OnnxNetwork, profiles_for
 from bmf_trt_seg.engine.options import BuildOptions
@@ -45,14 +45,6 @@ def with_weights_outside(path):
 def profiles(path, spec=SPEC, batch=(1, 4, 8), **options):
     found = profiles_for(OnnxNetwork(path), validated(BuildOptions, options, "build"), spec, batch)
     return {name: str(shapes) for name, shapes in found.items()}
-
-
-def complaint(kind, function, *values, **options):
-    with pytest.raises(kind) as caught:
-        function(*values, **options)
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_tensors(onnx_file):
