@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "pytorch": ["torch>=2.4"],
-        "tensorrt": ["tensorrt>=8.6", "torch>=2.4"],
+        "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=8.6", "torch>=2.4"],
         "test": [
             "ai-edge-litert>=1.2",
             "mypy>=1.10",

@@ -300,6 +300,11 @@ def _summary(rows: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _command() -> str:
+    level = os.environ.get("BMF_TRT_SEG_QUICK_LEVEL")
+    return f"{f'BMF_TRT_SEG_QUICK_LEVEL={level} ' if level else ''}python benchmarks/h200.py --networks FOLDER"
+
+
 def _machine() -> dict[str, Any]:
     import torch
 
@@ -355,7 +360,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     head = {
         "date": date.today().isoformat(),
-        "command": "python benchmarks/h200.py --networks FOLDER",
+        "command": _command(),
         "machine": _machine(),
         "versions": _versions(),
         "rounds": arguments.rounds,

@@ -17,10 +17,31 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
-    ["", "bmf_tensors", "colors", "engine", "errors", "metrics", "native_output", "records", "sources", "sources.urls"],
+    [
+        "",
+        "backends.cuda_graphs",
+        "bmf_tensors",
+        "colors",
+        "engine",
+        "errors",
+        "metrics",
+        "native_output",
+        "records",
+        "sources",
+        "sources.urls",
+    ],
     ["engine.library", "frames", "media", "sources.feed", "models", "models.packages", "outputs", "validation"],
     ["engine.calibration", "engine.options", "finish", "legend", "models.tflite", "segmentation", "spec"],
-    ["backends", "engine.manifest", "engine.network", "models.catalog", "options", "postprocess", "preprocess"],
+    [
+        "backends",
+        "backends.cuda_graphs",
+        "engine.manifest",
+        "engine.network",
+        "models.catalog",
+        "options",
+        "postprocess",
+        "preprocess",
+    ],
     ["backends.onnxruntime", "backends.pytorch", "engine.builder", "engine.loading", "graph", "overlay"],
     ["backends.tensorrt", "engine.inspection", "networks", "preprocess_cuda", "replay"],
     ["pipeline", "transcode"],
@@ -64,6 +85,7 @@ OPTIONAL = {
         "preprocess_cuda": False,
     },
     "onnxruntime": {"backends.onnxruntime": True, "engine.network": False},
+    "cuda": {"backends.cuda_graphs": True},
     "tensorrt": {},  # `engine.library` imports it by name
     "tensorrt_rtx": {},
     "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
@@ -139,7 +161,7 @@ def test_arithmetic_knows_no_networks_and_no_files(name):
 def test_backends_know_no_frames(name):
     allowed = {"backends", "errors", "spec"}
     if name == "backends.tensorrt":
-        allowed |= {"bmf_tensors", "engine.library", "engine.loading", "engine.options"}
+        allowed |= {"backends.cuda_graphs", "bmf_tensors", "engine.library", "engine.loading", "engine.options"}
     assert imports_of_ours(name) <= allowed
 
 
@@ -158,7 +180,7 @@ def test_tensors_of_bmf_wait_until_a_frame_is_on_a_gpu():
     assert [at_top for full, at_top in imports("bmf_frames") if full == f"{PACKAGE}.bmf_tensors"] == [False]
 
 
-BLOCKED = ["bmf", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
+BLOCKED = ["bmf", "cuda", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
 BARE = """
 import importlib, sys
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.backends.cuda_graphs import RecordedWork, record
 from bmf_trt_seg.engine.library import Gpu
 from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, rebuild_command
 from bmf_trt_seg.engine.options import ShapeRange
@@ -20,8 +20,6 @@ from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
 __all__ = ["TensorRTBackend"]
 
-# PyTorch keeps account of graphs in one place for all threads, without a lock
-_RECORDING = threading.Lock()
 _ALIGNMENT = 256  # bytes; TensorRT takes no address that is not a multiple
 _NOT_IN_NUMPY = {"bfloat16": torch.float32}
 
@@ -51,7 +49,7 @@ class TensorRTBackend(Backend):
 
     _loaded: LoadedEngine
     _context: Any = None
-    _graph: Any = None
+    _graph: RecordedWork | None = None
     _address = 0
     _prepared = 0
     """The size of batch that the context and all memory are ready for."""
@@ -340,7 +338,8 @@ class TensorRTBackend(Backend):
     def _enqueue(self, address: int) -> None:
         """Let the engine work on the batch at this address. The current stream is ours."""
         if self._graph is not None and address == self._address:
-            self._graph.replay()
+            if not self._graph.replay():
+                raise self._failed(len(self._picture.values), "CUDA refuses its recorded work")
             return
         if self._graph is not None or self._seen == 0 or address != self._address:
             self._drop_graph()
@@ -349,31 +348,16 @@ class TensorRTBackend(Backend):
         self._execute()
         self._seen += 1
         if self.use_cuda_graphs and self._seen == 2:
-            self._graph = self._recorded()
+            self._graph = record(self._stream.cuda_stream, self._execute)
+            self._loaded.library.messages.take_errors()  # not all engines can be recorded
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise self._failed(len(self._picture.values), self._reasons())
 
-    def _recorded(self) -> Any:
-        """The engine's work as a CUDA graph; None if this engine does things that cannot be recorded."""
-        with _RECORDING:
-            try:
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(capture_error_mode="thread_local")  # other threads may allocate meanwhile
-                try:
-                    self._execute()
-                finally:
-                    graph.capture_end()
-            except RuntimeError:
-                self._loaded.library.messages.take_errors()
-                return None
-            return graph
-
     def _drop_graph(self) -> None:
         """Forget the recorded graph, and how many batches of its kind there were."""
-        with _RECORDING:
-            self._graph = None
+        self._graph = None
         self._seen = 0
 
     def _padded(self, count: int) -> int:

@@ -22,7 +22,7 @@ from gpu.networks import (
 )
 from onnx import TensorProto, helper
 
-from bmf_trt_seg.backends import select_backend
+from bmf_trt_seg.backends import cuda_graphs, select_backend
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 from bmf_trt_seg.spec import ModelSpec, spec_path
 
@@ -137,6 +137,40 @@ def test_host_batches_replay_a_graph(network):
         batch = contract_batch(4, seed)
         np.testing.assert_allclose(network.infer(batch), contract_result(batch), atol=1e-5)
     assert network._graph is not None
+
+
+def test_work_that_waits_is_not_recorded(network, monkeypatch):
+    """CUDA refuses; the engine goes on without a graph, and nothing is left behind."""
+    execute, batch = network._execute, torch.from_numpy(contract_batch(2)).cuda()
+
+    def waiting() -> None:
+        execute()
+        torch.cuda.synchronize()
+
+    monkeypatch.setattr(network, "_execute", waiting)
+    for _ in range(4):
+        scores = network.infer_on_device(batch).cpu().numpy()
+        np.testing.assert_allclose(scores, contract_result(contract_batch(2)), atol=1e-5)
+    assert network._graph is None
+    with torch.cuda.stream(network._stream):
+        kept = torch.zeros(3 << 20, device="cuda")
+    pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
+    assert pools == {(0, 0)}, "memory goes to the pool of a graph"
+    del kept
+    monkeypatch.undo()
+    another = torch.from_numpy(contract_batch(4)).cuda()
+    for _ in range(3):
+        network.infer_on_device(another)
+    assert network._graph is not None
+
+
+def test_engines_run_without_the_drivers_binding(network, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "driver", None)
+    batch = torch.from_numpy(contract_batch(2)).cuda()
+    for _ in range(4):
+        scores = network.infer_on_device(batch).cpu().numpy()
+        np.testing.assert_allclose(scores, contract_result(contract_batch(2)), atol=1e-5)
+    assert network._graph is None
 
 
 def test_poisoned_outputs_are_overwritten(network):
