@@ -365,7 +365,7 @@ def used_bytes():
 def test_two_instances_run_long_side_by_side(person, person_fp16):
     spec = ModelSpec.read(spec_path(person))
     pictures = views_nchw(8, spec)
-    batches = [torch.from_numpy(part).cuda() for part in (pictures[:4], pictures[4:])]
+    batches = [torch.from_numpy(part).cuda().contiguous() for part in (pictures[:4], pictures[4:])]
     backends = [opened(person_fp16, spec, batch_size=4) for _ in batches]
     expected = [
         {size: backend.infer_on_device(batch[:size].contiguous()).clone() for size in (4, 3)}
