@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["bmf_trt_seg", "bmf_trt_seg.*"]),
-    package_data={"bmf_trt_seg": ["py.typed"]},
+    package_data={"bmf_trt_seg": ["py.typed", "kernels/*.cu"]},
     python_requires=">=3.10,<3.13",  # BMF's wheels end at 3.12
     install_requires=[
         "BabitMF==0.2.0",
@@ -37,6 +37,7 @@ setup(
         "typing-extensions>=4.10",
     ],
     extras_require={
+        "nvdec": ["PyNvVideoCodec>=2.0", "torch>=2.4"],
         "pytorch": ["torch>=2.4"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=8.6", "torch>=2.4"],
         "test": [

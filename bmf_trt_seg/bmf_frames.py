@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass, replace
-from typing import Any
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import bmf.hmp as hmp
 import numpy as np
@@ -17,9 +19,13 @@ from bmf_trt_seg.colors import Matrix, Range
 from bmf_trt_seg.errors import FrameError
 from bmf_trt_seg.frames import FramePlanes, PixelFormat, plane_shapes
 
-__all__ = ["Picture", "new_picture", "picture_of"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Picture", "new_device_picture", "new_picture", "picture_of", "watched"]
 
 _NATIVE: dict[int, PixelFormat] = {int(hmp.kPF_YUV420P): "yuv420p", int(hmp.kPF_NV12): "nv12"}
+_ON_DEVICE: dict[int, PixelFormat] = {**_NATIVE, int(hmp.kPF_P010LE): "p010"}
 # FFmpeg's old formats that say "full range" themselves; BMF hands their numbers through without a name
 _YUVJ420P = 12
 _FULL_RANGE_FORMATS = {_YUVJ420P, 13, 14, 32}
@@ -38,28 +44,28 @@ _HD_HEIGHT = 720  # an untagged stream of this height or more is BT.709, as play
 
 @dataclass(frozen=True)
 class Picture:
-    """A BMF frame in host memory with its planes, which are views and live as long as the frame.
-
-    Of a frame that came in the memory of a GPU, this is a copy; `planes.on_device` are views of the original.
-    """
+    """A BMF frame with its planes, which are views and live as long as the frame."""
 
     frame: VideoFrame
     planes: FramePlanes
     info: Any  # hmp.PixelInfo for frames that are drawn from this one
 
 
-def picture_of(frame: VideoFrame) -> Picture:
-    """The planes of a decoded frame; without a copy if it is YUV420P, YUVJ420P or NV12.
+def picture_of(frame: VideoFrame, device: torch.device | None = None) -> Picture:
+    """The planes of a frame, in host memory; without a copy if it is YUV420P, YUVJ420P or NV12.
 
-    Any other format is converted to YUV420P of 8 bits by swscale: 4:2:2 and 4:4:4 lose chroma samples, 10 bits are
-    rounded to 8; matrix and range stay. RGB becomes BT.601, and grey what it is, in limited range. Raises FrameError
-    for a format that cannot be converted.
+    A frame of YUV420P, NV12 or P010 on the GPU `device` stays there; from another place it is copied to the host. Any
+    other format is converted to YUV420P of 8 bits by swscale: 4:2:2 and 4:4:4 lose chroma samples, 10 bits are rounded
+    to 8; matrix and range stay. RGB becomes BT.601, and grey what it is, in limited range. Raises FrameError for a
+    format that cannot be converted.
     """
     if frame.frame().device().type() == hmp.kCUDA:
-        host = frame.cpu()
-        host.copy_props(frame)
-        copied = picture_of(host)
-        return replace(copied, planes=replace(copied.planes, on_device=_on_device(frame, copied.planes)))
+        picture = _device_picture(frame, device) if device is not None else None
+        if picture is not None:
+            return picture
+        copied = frame.cpu()
+        copied.copy_props(frame)
+        return picture_of(copied)
     picture = frame.frame()
     source, number = picture.pix_info(), int(picture.format())
     is_full = source.range == hmp.kCR_JPEG
@@ -90,19 +96,104 @@ def picture_of(frame: VideoFrame) -> Picture:
     return Picture(converted, _planes(converted, "yuv420p", space, is_full), info)
 
 
-def new_picture(like: Picture, width: int, height: int) -> Picture:
-    """A frame in host memory of the format, colour space, pts and time base of `like`; its pixels undefined."""
+def new_picture(like: Picture, width: int, height: int, *, pinned: bool = False) -> Picture:
+    """A frame in host memory of the format, colour space, pts and time base of `like`; its pixels undefined.
+
+    pinned: in page-locked memory, which a GPU can copy to while the program goes on; its planes have no padding.
+    """
+    pixel_format: PixelFormat = "nv12" if like.planes.pixel_format == "p010" else like.planes.pixel_format
+    if pinned:
+        tensors = _new_tensors(pixel_format, width, height, pin_memory=True)
+        frame, planes = _frame_of(tensors, like, width, height), tuple(tensor.numpy() for tensor in tensors)
+        return Picture(frame, _like(like, pixel_format, width, height, planes), like.info)
     frame = VideoFrame(hmp.Frame(width, height, like.info))
     frame.copy_props(like.frame)
-    planes = _planes(frame, like.planes.pixel_format, like.info.space, like.planes.value_range == "full")
-    return Picture(frame, planes, like.info)
+    planes = tuple(
+        _plane(frame.frame().plane(index), shape)
+        for index, shape in enumerate(plane_shapes(pixel_format, width, height))
+    )
+    return Picture(frame, _like(like, pixel_format, width, height, planes), like.info)
+
+
+def new_device_picture(like: Picture, width: int, height: int, device: torch.device) -> Picture:
+    """`new_picture` in the memory of a GPU, from PyTorch's allocator and for its current stream."""
+    pixel_format: PixelFormat = "nv12" if like.planes.pixel_format == "p010" else like.planes.pixel_format
+    tensors = _new_tensors(pixel_format, width, height, device=device)
+    return Picture(
+        _frame_of(tensors, like, width, height), _like(like, pixel_format, width, height, tensors), like.info
+    )
+
+
+def watched(frame: VideoFrame, gone: Callable[[], None]) -> VideoFrame:
+    """A frame in host memory as another of the same memory; `gone` is called, in any thread, when that is let go of.
+
+    A frame on a GPU is given back as it is, and `gone` is never called.
+    """
+    picture = frame.frame()
+    if picture.device().type() != hmp.kCPU:
+        return frame
+    witness = picture.plane(0).numpy().view(_Witness)
+    weakref.finalize(witness, gone).atexit = False
+    planes = [hmp.from_numpy(witness), *(picture.plane(index) for index in range(1, picture.nplanes()))]
+    made = VideoFrame(hmp.Frame(planes, picture.width(), picture.height(), picture.pix_info()))
+    made.copy_props(frame)
+    return made
+
+
+class _Witness(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Memory whose end can be seen: plain arrays take no weak references."""
+
+
+def _new_tensors(pixel_format: PixelFormat, width: int, height: int, **where: Any) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    return tuple(torch.empty(shape, dtype=torch.uint8, **where) for shape in plane_shapes(pixel_format, width, height))
+
+
+def _frame_of(tensors: tuple[torch.Tensor, ...], like: Picture, width: int, height: int) -> VideoFrame:
+    """A BMF frame of these planes, without a copy, with the properties of `like`."""
+    from bmf_trt_seg.bmf_tensors import given
+
+    planes = [given(plane if plane.ndim == 3 else plane[..., None]) for plane in tensors]
+    frame = VideoFrame(hmp.Frame(planes, width, height, like.info))
+    frame.copy_props(like.frame)
+    return frame
+
+
+def _like(like: Picture, pixel_format: PixelFormat, width: int, height: int, planes: tuple[Any, ...]) -> FramePlanes:
+    return FramePlanes(pixel_format, width, height, planes, like.planes.matrix, like.planes.value_range)
+
+
+def _device_picture(frame: VideoFrame, device: torch.device) -> Picture | None:
+    """A CUDA frame through DLPack, without a copy; None if its format or shape is not handled there."""
+    from bmf_trt_seg.bmf_tensors import shared
+
+    picture = frame.frame()
+    source, pixel_format = picture.pix_info(), _ON_DEVICE.get(int(picture.format()))
+    if pixel_format is None:
+        return None
+    views = [shared(picture.plane(index)) for index in range(picture.nplanes())]
+    planes = tuple(view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views)
+    if [tuple(plane.shape) for plane in planes] != plane_shapes(pixel_format, frame.width, frame.height):
+        return None  # chroma of an odd size, which BMF rounds down
+    if planes[0].device != device:
+        return None
+    is_full = source.range == hmp.kCR_JPEG
+    info = source if pixel_format != "p010" else hmp.PixelInfo(hmp.kPF_NV12, source.space, source.range)
+    return Picture(frame, _described(frame, pixel_format, source.space, is_full, planes), info)
 
 
 def _planes(frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: bool) -> FramePlanes:
-    matrix = _MATRICES.get(space, "bt709" if frame.height >= _HD_HEIGHT else "bt601")
-    value_range: Range = "full" if is_full else "limited"
     shapes = plane_shapes(pixel_format, frame.width, frame.height)
     planes = tuple(_plane(frame.frame().plane(index), shape) for index, shape in enumerate(shapes))
+    return _described(frame, pixel_format, space, is_full, planes)
+
+
+def _described(
+    frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: bool, planes: tuple[Any, ...]
+) -> FramePlanes:
+    matrix = _MATRICES.get(space, "bt709" if frame.height >= _HD_HEIGHT else "bt601")
+    value_range: Range = "full" if is_full else "limited"
     return FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range)
 
 
@@ -116,17 +207,6 @@ def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
             )
         view = np.lib.stride_tricks.as_strided(view, (*shape[:2], view.shape[2]), view.strides)
     return view if len(shape) == 3 else view[..., 0]
-
-
-def _on_device(frame: VideoFrame, planes: FramePlanes) -> tuple[Any, ...] | None:
-    """The planes of a CUDA frame for PyTorch, through DLPack, without a copy; None if they are of other shapes."""
-    try:
-        from bmf_trt_seg.bmf_tensors import shared
-    except ImportError:  # no PyTorch: the copy in host memory does
-        return None
-    views = [shared(frame.frame().plane(index)) for index in range(frame.frame().nplanes())]
-    views = [view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views]
-    return tuple(views) if [tuple(view.shape) for view in views] == [plane.shape for plane in planes.planes] else None
 
 
 def _format_name(number: int) -> str:

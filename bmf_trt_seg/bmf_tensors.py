@@ -1,11 +1,13 @@
-"""Device memory of BMF's, shown to PyTorch."""
+"""Memory shared between BMF and PyTorch."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import bmf.hmp as hmp
 import torch
 
-__all__ = ["device_bytes", "shared"]
+__all__ = ["device_bytes", "given", "shared"]
 
 
 def device_bytes(count: int, device: torch.device) -> torch.Tensor:
@@ -26,3 +28,24 @@ def shared(tensor: hmp.Tensor) -> torch.Tensor:
     the tensor on another stream than BMF's wrote it on has to order the two.
     """
     return torch.from_dlpack(tensor.__dlpack__())
+
+
+def given(tensor: torch.Tensor) -> hmp.Tensor:
+    """A PyTorch tensor as a BMF tensor of the same memory, which is PyTorch's again when BMF lets go of it.
+
+    Nothing is ordered: what was written to it has to be done before BMF reads it.
+    """
+    return hmp.from_dlpack(_Given(tensor))
+
+
+class _Given:
+    """BMF passes `__dlpack__` a stream by position, which PyTorch does not take."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, *arguments: Any) -> Any:
+        return torch.utils.dlpack.to_dlpack(self._tensor)
+
+    def __dlpack_device__(self) -> Any:
+        return self._tensor.__dlpack_device__()

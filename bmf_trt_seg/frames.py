@@ -1,4 +1,4 @@
-"""FramePlanes: one picture as plane arrays, without a copy.
+"""FramePlanes: one picture as planes, without a copy, in host memory or on a GPU.
 
 It knows pixel formats, sizes and colour spaces; it does not know where the picture came from or what is done with it.
 """
@@ -17,7 +17,8 @@ from bmf_trt_seg.errors import FrameError
 
 __all__ = ["FramePlanes", "PixelFormat", "allocate_planes", "chroma_size", "plane_shapes"]
 
-PixelFormat = Literal["yuv420p", "nv12", "rgb24"]
+PixelFormat = Literal["yuv420p", "nv12", "p010", "rgb24"]
+"""p010, NV12 of 10 bits in the upper ones of 16, exists on GPUs only: it is narrowed before anything else is done."""
 
 
 def chroma_size(width: int, height: int) -> tuple[int, int]:
@@ -30,7 +31,7 @@ def plane_shapes(pixel_format: PixelFormat, width: int, height: int) -> list[tup
     chroma_width, chroma_height = chroma_size(width, height)
     if pixel_format == "yuv420p":
         return [(height, width), (chroma_height, chroma_width), (chroma_height, chroma_width)]
-    if pixel_format == "nv12":
+    if pixel_format in ("nv12", "p010"):
         return [(height, width), (chroma_height, chroma_width, 2)]
     return [(height, width, 3)]
 
@@ -39,22 +40,21 @@ def plane_shapes(pixel_format: PixelFormat, width: int, height: int) -> list[tup
 class FramePlanes:
     """One picture.
 
-    planes: arrays uint8 of the shapes `plane_shapes` gives, rows possibly padded, components contiguous within a row.
-    They are views: whoever made the frame owns the memory, and must outlive it.
+    planes: of the shapes `plane_shapes` gives, uint8 (p010: uint16), rows possibly padded, components contiguous within
+    a row; arrays in host memory, or PyTorch tensors on a GPU. They are views: whoever made the frame owns the memory,
+    and must outlive it.
     """
 
     pixel_format: PixelFormat
     width: int
     height: int
-    planes: tuple[npt.NDArray[np.uint8], ...]
+    planes: tuple[Any, ...]
     matrix: Matrix = "bt709"
     value_range: Range = "limited"
-    on_device: tuple[Any, ...] | None = None
-    """The same planes as CUDA tensors (torch, of the same shapes), if the picture came in the memory of a GPU."""
 
     def __post_init__(self) -> None:
         expected = plane_shapes(self.pixel_format, self.width, self.height)
-        found = [plane.shape for plane in self.planes]
+        found = [tuple(plane.shape) for plane in self.planes]
         if found != expected:
             raise FrameError(
                 f"a {self.pixel_format} picture of {self.width}x{self.height} has planes {expected}, got {found}"
@@ -62,6 +62,11 @@ class FramePlanes:
 
     def __str__(self) -> str:
         return f"{self.pixel_format} {self.width}x{self.height} {self.matrix} {self.value_range}"
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the planes are tensors on a GPU."""
+        return not isinstance(self.planes[0], np.ndarray)
 
     @property
     def is_subsampled(self) -> bool:
@@ -76,10 +81,11 @@ class FramePlanes:
         return [(y,), (cb, cr)] if self.pixel_format == "nv12" else [(y,), (cb,), (cr,)]
 
     def resized(self, width: int, height: int) -> FramePlanes:
-        """A copy of another size (bilinear)."""
+        """A copy of another size (bilinear), where this one is."""
         shapes = plane_shapes(self.pixel_format, width, height)
-        planes = tuple(cv2.resize(plane, shape[1::-1]) for plane, shape in zip(self.planes, shapes, strict=True))
-        return replace(self, width=width, height=height, planes=planes, on_device=None)
+        resize = _resized_tensor if self.is_on_device else _resized
+        planes = tuple(resize(plane, shape[0], shape[1]) for plane, shape in zip(self.planes, shapes, strict=True))
+        return replace(self, width=width, height=height, planes=planes)
 
     def copy_from(self, source: FramePlanes, left: int = 0) -> None:
         """Copy a picture of the same format into this one, `left` (even) columns from its left border.
@@ -104,7 +110,19 @@ class FramePlanes:
 
 
 def allocate_planes(like: FramePlanes, width: int, height: int) -> FramePlanes:
-    """A new picture of the format and colour space of `like`, its pixels undefined."""
+    """A new picture in host memory of the format and colour space of `like`, its pixels undefined."""
     shapes = plane_shapes(like.pixel_format, width, height)
     planes = tuple(np.empty(shape, np.uint8) for shape in shapes)
-    return replace(like, width=width, height=height, planes=planes, on_device=None)
+    return replace(like, width=width, height=height, planes=planes)
+
+
+def _resized(plane: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    return cv2.resize(plane, (width, height))
+
+
+def _resized_tensor(plane: Any, height: int, width: int) -> Any:
+    import torch
+
+    nchw = (plane[None, None] if plane.ndim == 2 else plane.permute(2, 0, 1)[None]).float()
+    resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", align_corners=False)[0].round_()
+    return (resized[0] if plane.ndim == 2 else resized.permute(1, 2, 0)).to(plane.dtype).contiguous()

@@ -22,7 +22,7 @@ from typing import Any
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
-from bmf_trt_seg.options import LiveOptions, RecordSinkOptions, SegmentOptions
+from bmf_trt_seg.options import LiveOptions, NvDecOptions, RecordSinkOptions, SegmentOptions, SoundGateOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.validation import Strict, validated
 
@@ -42,6 +42,8 @@ _OWN_OPTIONS: dict[str, type[Strict]] = {
     f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
     f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
     f"{_PACKAGE}.sources.live.LiveSource": LiveOptions,
+    f"{_PACKAGE}.sources.nvdec.NvDecSource": NvDecOptions,
+    f"{_PACKAGE}.sources.sound.SoundGate": SoundGateOptions,
 }
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
@@ -204,12 +206,13 @@ def whole_outputs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def input_files(graph: Mapping[str, Any]) -> list[Path]:
     """The files that decoders of a graph read; an input that is no file, as a camera, is not among them."""
-    paths = [
-        Path(str(node["option"].get("input_path", "")))
-        for node in graph["nodes"]
-        if node["module_info"]["name"] == "c_ffmpeg_decoder" and isinstance(node.get("option"), dict)
-    ]
-    return [path for path in paths if path.is_file()]
+    paths = []
+    for node in graph["nodes"]:
+        key = "input_path" if node["module_info"]["name"] == "c_ffmpeg_decoder" else ""
+        key = "path" if str(node["module_info"].get("entry", "")).endswith(".NvDecSource") else key
+        if key and isinstance(node.get("option"), dict):
+            paths.append(Path(str(node["option"].get(key, ""))))
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
 def _output_option(node: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -323,7 +326,10 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
 def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
     """How many streams our modules have."""
     problems = []
-    is_source = entry.endswith(".LiveSource")
+    is_source = entry.endswith((".LiveSource", ".NvDecSource"))
+    if entry.endswith(".SoundGate"):
+        pairs = len(_identifiers(node, "input_streams")), len(_identifiers(node, "output_streams"))
+        return [] if pairs == (2, 2) else [f"{subject}: SoundGate has two streams in and out: pictures, then sound"]
     if len(_identifiers(node, "input_streams")) != (0 if is_source else 1):
         count = "no" if is_source else "one"
         problems.append(f"{subject}: {entry.rpartition('.')[2]} has {count} input stream")
@@ -331,7 +337,7 @@ def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list
     if entry.endswith(".SegmentModule") and outputs not in (1, 2):
         problems.append(f"{subject}: SegmentModule has one output stream for pictures, and may have one for records")
     if is_source and outputs != 1:
-        problems.append(f"{subject}: LiveSource has one output stream")
+        problems.append(f"{subject}: {entry.rpartition('.')[2]} has one output stream")
     if entry.endswith(".RecordSink") and outputs:
         problems.append(f"{subject}: RecordSink has no output stream")
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,17 @@ class _Box:
             y, x = self.margin // part, (self.margin + left) // part
             area = plane[y : y + paint.shape[0], x : x + paint.shape[1]]
             height, width = area.shape[:2]
-            area[...] = np.rint(area * through[:height, :width] + paint[:height, :width])
+            if target.is_on_device:
+                _paint_tensor(area, through[:height, :width], paint[:height, :width])
+            else:
+                area[...] = np.rint(area * through[:height, :width] + paint[:height, :width])
+
+
+def _paint_tensor(area: Any, through: npt.NDArray[np.float32], paint: npt.NDArray[np.float32]) -> None:
+    import torch
+
+    factor, added = (torch.from_numpy(np.array(values)).to(area.device) for values in (through, paint))
+    area.copy_((area * factor + added).round_())
 
 
 def _plane_codes(rgb: npt.NDArray[np.uint8], target: FramePlanes) -> list[npt.NDArray[np.float32]]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from fractions import Fraction
 from typing import Any
 
 import cv2
 from bmf import Packet, Task, Timestamp, VideoFrame
 
-from bmf_trt_seg.bmf_frames import Picture, new_picture, picture_of
+from bmf_trt_seg.bmf_frames import Picture, new_device_picture, new_picture, picture_of, watched
 from bmf_trt_seg.bmf_module import OurModule, packets
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import read_options
-from bmf_trt_seg.pipeline import Pipeline
+from bmf_trt_seg.pipeline import open_pipeline
 from bmf_trt_seg.records import frame_record
-from bmf_trt_seg.segmentation import Segmentation
+from bmf_trt_seg.segmentation import Batch, Drawn
 
 __all__ = ["SegmentModule"]
 
@@ -34,6 +36,8 @@ class _Waiting:
         self.planes = planes  # of the source, or of a rescaled copy
         self.pts = source.frame.pts
         self.time_base = Fraction(source.frame.time_base.num, source.frame.time_base.den)
+        self.since = time.monotonic()
+        self.target: Picture | None = None
 
 
 class SegmentModule(OurModule):
@@ -47,28 +51,38 @@ class SegmentModule(OurModule):
 
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
         super().__init__(node, option)
-        options = read_options(option or {})
+        self._options = options = read_options(option or {})
         cv2.setNumThreads(1)  # a picture is too small to be shared out, and the other cores decode and encode
         self._metrics = open_stream(options.name)
-        self._pipeline = Pipeline(options, self._metrics)
+        self._pipeline = open_pipeline(options, self._metrics)
         self._waiting: list[_Waiting] = []
+        self._in_flight: deque[tuple[list[_Waiting], Batch]] = deque()
         self._size_wh: tuple[int, int] | None = None
 
     def work(self, task: Task) -> None:
+        with self._metrics.at_work():
+            self._work(task)
+
+    def _work(self, task: Task) -> None:
         for packet in packets(task.get_inputs()[0]):
             if packet.timestamp == Timestamp.EOF or self._metrics.stop_requested:
-                self._emit(task)
+                self._submit(task)
+                while self._in_flight:
+                    self._send_oldest(task)
                 for stream in task.get_outputs().values():
                     stream.put(Packet.generate_eof_packet())
                 task.timestamp = Timestamp.DONE
-                break
+                return
             if packet.is_(VideoFrame):
                 self._take(packet)
                 if self._is_ready():
-                    self._emit(task)
+                    self._submit(task)
+        # nothing calls this again before the next frame comes, which may be long after this one should have left
+        while self._in_flight and (self._options.max_latency_ms or self._in_flight[0][1].is_done()):
+            self._send_oldest(task)
 
     def _take(self, packet: Packet) -> None:
-        source = picture_of(packet.get(VideoFrame))
+        source = picture_of(packet.get(VideoFrame), self._pipeline.device)
         planes = source.planes
         if self._size_wh is None:
             self._size_wh = planes.width, planes.height
@@ -84,44 +98,70 @@ class SegmentModule(OurModule):
         self._metrics.frames_in += 1
 
     def _is_ready(self) -> bool:
-        """Whether what waits is a full batch, or waits for no inference at all."""
-        due = sum(self._pipeline.masks.is_due(item.number) for item in self._waiting)
-        return due == 0 or due == self._pipeline.masks.batch_size
+        """Whether what waits is a full batch, waits for no inference at all, or has waited long enough."""
+        due = sum(self._pipeline.is_due(item.number) for item in self._waiting)
+        if due == 0 or due == self._pipeline.batch_size:
+            return True
+        limit = self._options.max_latency_ms / 1000
+        return bool(limit) and time.monotonic() - self._waiting[0].since >= limit
 
-    def _emit(self, task: Task) -> None:
-        """Segment, draw and send everything that waits."""
+    def _submit(self, task: Task) -> None:
+        """Have everything that waits segmented and drawn, and send what has to be done before."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        segmentations = self._pipeline.segment(
+        targets = []
+        for item in waiting:
+            item.target = self._new_target(item)
+            targets.append(item.target.planes)
+        batch = self._pipeline.submit(
             [item.planes for item in waiting],
             [item.number for item in waiting],
             [(item.pts, item.time_base) for item in waiting],
+            targets,
+            wants_maps=_RECORDS in task.get_outputs(),
         )
+        self._in_flight.append((waiting, batch))
+        while len(self._in_flight) > self._options.max_in_flight or (
+            self._in_flight and self._in_flight[0][1].is_done()
+        ):
+            self._send_oldest(task)
+
+    def _new_target(self, item: _Waiting) -> Picture:
+        width, height = self._pipeline.size(item.planes.width, item.planes.height)
+        size = width + width % 2, height + height % 2  # encoders of 4:2:0 video want even sizes
+        device = self._pipeline.device
+        if device is not None and self._options.frames_out == "device":
+            return new_device_picture(item.source, *size, device)
+        return new_picture(item.source, *size, pinned=device is not None and device.type == "cuda")
+
+    def _send_oldest(self, task: Task) -> None:
+        """Wait for the batch that was submitted first, and send its pictures."""
+        waiting, batch = self._in_flight.popleft()
+        with self._metrics.stage("wait", frame=waiting[0].number, frames=len(waiting)):
+            finished = batch.finish()
         outputs = task.get_outputs()
-        for item, segmentation in zip(waiting, segmentations, strict=True):
-            _send(outputs[_PICTURES], self._drawn(item, segmentation), item.packet_timestamp)
-            if _RECORDS in outputs:
-                _send(outputs[_RECORDS], self._record(item, segmentation), item.packet_timestamp)
+        for item, drawn in zip(waiting, finished, strict=True):
+            assert item.target is not None
+            gone = self._metrics.departure(item.number)
+            frame = item.target.frame if gone is None else watched(item.target.frame, gone)
+            with self._metrics.stage("output", frame=item.number):
+                _send(outputs[_PICTURES], frame, item.packet_timestamp)
+                if _RECORDS in outputs:
+                    _send(outputs[_RECORDS], self._record(item, drawn), item.packet_timestamp)
             self._metrics.frames_out += 1
 
-    def _drawn(self, item: _Waiting, segmentation: Segmentation) -> VideoFrame:
-        width, height = self._pipeline.size(item.planes.width, item.planes.height)
-        # encoders of 4:2:0 video want even sizes
-        target = new_picture(item.source, width + width % 2, height + height % 2)
-        self._pipeline.draw(item.planes, segmentation, target.planes)
-        return target.frame
-
-    def _record(self, item: _Waiting, segmentation: Segmentation) -> dict[str, Any]:
+    def _record(self, item: _Waiting, drawn: Drawn) -> dict[str, Any]:
+        assert drawn.map_hw is not None
         return frame_record(
-            segmentation.map_hw,
+            drawn.map_hw,
             self._pipeline.labels,
             self._pipeline.colors,
             frame=item.number,
             pts=item.pts,
             time_base=item.time_base,
-            inferred=segmentation.inferred,
-            background=self._pipeline.masks.background,
+            inferred=drawn.inferred,
+            background=self._pipeline.background,
         )
 
     def close(self) -> None:

@@ -14,7 +14,15 @@ from bmf_trt_seg.engine.options import BuildOptions, Shape, options_from_text, p
 from bmf_trt_seg.spec import Color
 from bmf_trt_seg.validation import Strict, allowed_values, validated
 
-__all__ = ["LiveOptions", "RecordSinkOptions", "SegmentOptions", "Style", "option_table", "read_options"]
+__all__ = [
+    "LiveOptions",
+    "NvDecOptions",
+    "RecordSinkOptions",
+    "SegmentOptions",
+    "Style",
+    "option_table",
+    "read_options",
+]
 
 Style = Literal["blend", "blur", "contour", "cutout", "sidebyside"]
 
@@ -99,6 +107,21 @@ class SegmentOptions(Strict):
         "overlay",
         description="overlay: the picture, drawn on; mask: class colours on black, white if one class is shown.",
     )
+    max_in_flight: int = pydantic.Field(
+        2, ge=1, le=16, description="On a GPU, batches that are worked on while the next one fills."
+    )
+    max_latency_ms: int = pydantic.Field(
+        0,
+        ge=0,
+        le=60000,
+        description="For live video: longest wait of a frame for its batch to fill, looked at whenever one comes, and "
+        "batches are not overlapped. 0: no limit.",
+    )
+    frames_out: Literal["host", "device"] = pydantic.Field(
+        "host",
+        description="Where drawn frames lie: host, for x264 and other modules of the CPU; device, on the GPU that drew "
+        "them, for NVENC and modules of that GPU.",
+    )
     name: str = pydantic.Field("segment", description="Name of the stream in logs and metrics.")
 
     @pydantic.model_validator(mode="after")
@@ -135,6 +158,41 @@ class LiveOptions(Strict):
         "hold", description="While it is away: hold goes on with the last frame, marked; pause sends nothing."
     )
     name: str = pydantic.Field("live", description="Name of the feed in logs and metrics.")
+
+
+class NvDecOptions(Strict):
+    """Options of `bmf_trt_seg.sources.nvdec.NvDecSource`."""
+
+    path: str = pydantic.Field(min_length=1, description="File or address to decode.")
+    start_seconds: float = pydantic.Field(0.0, ge=0, description="Frames before are left out; 0 is the first frame.")
+    end_seconds: float | None = pydantic.Field(
+        None, gt=0, description="Frames from here on are left out; null: none is."
+    )
+    decoder: Literal["auto", "nvdec", "ffmpeg"] = pydantic.Field(
+        "auto",
+        description="auto: NVDEC, or FFmpeg on the CPU with a warning; nvdec: an error instead; ffmpeg: on the CPU.",
+    )
+    device: Annotated[str, pydantic.Field(pattern=r"^cuda:\d+$", examples=["'cuda:N'"])] = pydantic.Field(
+        "cuda:0", description="GPU whose NVDEC decodes: cuda:N."
+    )
+    clock: int = pydantic.Field(
+        0, ge=0, le=1_000_000, description="Ticks a second in which frames are timed; 0 keeps the file's own."
+    )
+    name: str = pydantic.Field("decode", description="Name of the stream in logs and metrics.")
+
+    @pydantic.model_validator(mode="after")
+    def _some_time(self) -> NvDecOptions:
+        if self.end_seconds is not None and self.end_seconds <= self.start_seconds:
+            raise ValueError(
+                f"'end_seconds' {self.end_seconds:g} should be more than 'start_seconds' {self.start_seconds:g}"
+            )
+        return self
+
+
+class SoundGateOptions(Strict):
+    """Options of `bmf_trt_seg.sources.sound.SoundGate`."""
+
+    lead_seconds: float = pydantic.Field(1.0, ge=0, le=60, description="How far sound may be before the pictures.")
 
 
 def read_options(values: Any, subject: str = "options of SegmentModule") -> SegmentOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,7 +15,11 @@ from bmf_trt_seg.frames import FramePlanes, allocate_planes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.outputs import temporary_path
-from bmf_trt_seg.pipeline import Pipeline
+from bmf_trt_seg.pipeline import open_pipeline
+
+if TYPE_CHECKING:
+    from bmf_trt_seg.pipeline import Pipeline
+    from bmf_trt_seg.pipeline_cuda import CudaPipeline
 
 __all__ = ["PICTURE_SUFFIXES", "read_picture", "segment_pictures"]
 
@@ -31,7 +35,7 @@ def segment_pictures(
     `report` is called with the number of pictures done.
     """
     # what ties a frame to the one before has no meaning here
-    pipeline = Pipeline(options.model_copy(update={"interval": 1, "smoothing": 0.0}), open_stream(options.name))
+    pipeline = open_pipeline(options.model_copy(update={"interval": 1, "smoothing": 0.0}), open_stream(options.name))
     failures = []
     try:
         for number, (source, target) in enumerate(jobs):
@@ -45,11 +49,10 @@ def segment_pictures(
     return failures
 
 
-def _segment_picture(pipeline: Pipeline, number: int, source: Path, target: Path) -> None:
+def _segment_picture(pipeline: Pipeline | CudaPipeline, number: int, source: Path, target: Path) -> None:
     frame = read_picture(source)
-    (segmentation,) = pipeline.segment([frame], [number], [(number, Fraction(1))])
     drawn = allocate_planes(frame, *pipeline.size(frame.width, frame.height))
-    pipeline.draw(frame, segmentation, drawn)
+    pipeline.submit([frame], [number], [(number, Fraction(1))], [drawn], wants_maps=False).finish()
     _write(drawn, target)
 
 

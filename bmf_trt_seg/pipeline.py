@@ -1,6 +1,6 @@
-"""The way of a picture: preprocess, infer, postprocess, overlay.
+"""The way of a picture: preprocess, infer, postprocess, overlay, one after the other on the CPU.
 
-Between batches it keeps only what smoothing, held masks and the legend need.
+Between batches it keeps only what smoothing, held masks and the legend need. `pipeline_cuda` is the way on a GPU.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.backends import Backend
-from bmf_trt_seg.errors import ConfigError, EngineError
+from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import backend_for
@@ -21,12 +22,16 @@ from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look, Overlay
 from bmf_trt_seg.postprocess import Postprocess, chosen_classes
 from bmf_trt_seg.preprocess import Preprocess
-from bmf_trt_seg.preprocess_cuda import CudaPreprocess
 from bmf_trt_seg.replay import RecordedMasks
-from bmf_trt_seg.segmentation import MaskSource, Segmentation, Timestamp
+from bmf_trt_seg.segmentation import Batch, Drawn, MaskSource, Segmentation, Timestamp
 from bmf_trt_seg.spec import ModelSpec
 
-__all__ = ["NetworkMasks", "Pipeline"]
+if TYPE_CHECKING:
+    import torch
+
+    from bmf_trt_seg.pipeline_cuda import CudaPipeline
+
+__all__ = ["NetworkMasks", "Pipeline", "open_pipeline"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +39,11 @@ _log = logging.getLogger(__name__)
 class NetworkMasks:
     """Class maps by a network: of every Nth picture, held between."""
 
-    def __init__(self, spec: ModelSpec, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
-        """The backend is opened here, run once on an empty picture, and closed by `close`."""
+    def __init__(self, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
+        """The backend is open; it is run once on an empty picture here, and closed by `close`."""
+        spec = backend.spec
         chosen = chosen_classes(spec.labels, spec.background, options.classes)
-        self.labels = {index: spec.labels[index] for index in chosen}
-        self.colors = {index: spec.colors[index] for index in chosen}
+        self.labels, self.colors = _shown(spec, options)
         self.batch_size = options.batch_size
         self._interval = options.interval
         self._smoothing = options.smoothing
@@ -46,17 +51,12 @@ class NetworkMasks:
             raise ConfigError("option 'smoothing' needs scores, but this network gives class indices; set it to 0")
         self._metrics = metrics
         self._preprocess = Preprocess(spec.input)
-        self._backend = backend.open()
-        self._cuda_preprocess = CudaPreprocess(spec.input)
+        self._backend = backend
         self._postprocess = Postprocess(spec, chosen, options.threshold)
         self.background = self._postprocess.background
         self._smoothed: npt.NDArray[np.float32] | None = None
         self._held: npt.NDArray[np.uint8] | None = None
-        try:
-            self._check_output(spec)
-        except BaseException:
-            self._backend.close()
-            raise
+        self._check_output(spec)
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, is one for the network."""
@@ -67,7 +67,7 @@ class NetworkMasks:
     ) -> list[Segmentation]:
         """A class map for each of consecutive pictures of one size."""
         due = [frame for frame, number in zip(frames, numbers, strict=True) if self.is_due(number)]
-        fresh = iter(self._infer(due) if due else [])
+        fresh = iter(self._infer(due, {"frame": numbers[0], "frames": len(due)}) if due else [])
         result = []
         for number in numbers:
             inferred = self.is_due(number)
@@ -77,37 +77,16 @@ class NetworkMasks:
             result.append(Segmentation(self._held, inferred))
         return result
 
-    def _infer(self, frames: Sequence[FramePlanes]) -> list[npt.NDArray[np.uint8]]:
-        if all(frame.on_device and self._backend.takes_batches_on(frame.on_device[0].device) for frame in frames):
-            scores = self._infer_on_device(frames)
-        else:
-            with self._metrics.stage("preprocess"):
-                batch = self._preprocess(frames)
-            with self._metrics.stage("infer"):
-                scores = self._backend.infer(batch)
-        with self._metrics.stage("postprocess"):
+    def _infer(self, frames: Sequence[FramePlanes], facts: dict[str, int]) -> list[npt.NDArray[np.uint8]]:
+        with self._metrics.stage("preprocess", **facts):
+            batch = self._preprocess(frames)
+        with self._metrics.stage("infer", **facts):
+            scores = self._backend.infer(batch)
+        with self._metrics.stage("postprocess", **facts):
             return [
                 self._postprocess(self._smooth(one), (frame.width, frame.height))
                 for one, frame in zip(scores, frames, strict=True)
             ]
-
-    def _infer_on_device(self, frames: Sequence[FramePlanes]) -> npt.NDArray[np.generic]:
-        """The way of pictures in the memory of a GPU: only the scores come to the host."""
-        try:
-            with self._metrics.stage("preprocess"):
-                batch = self._cuda_preprocess(frames)
-            with self._metrics.stage("infer"):
-                scores = self._backend.infer_on_device(batch)
-                scores = scores.float() if scores.is_floating_point() else scores
-                on_host: npt.NDArray[np.generic] = scores.cpu().numpy()
-            return on_host
-        except EngineError:
-            raise
-        except RuntimeError as error:  # PyTorch's, and what went wrong on the GPU meanwhile
-            reason = str(error).strip().splitlines()[0]
-            raise EngineError(
-                f"network '{self._backend.model.name}' failed on pictures on the GPU: {reason}"
-            ) from error
 
     def _smooth(self, scores: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         if not self._smoothing:
@@ -134,26 +113,41 @@ class NetworkMasks:
 
 
 class Pipeline:
-    """From options to drawn pictures."""
+    """Drawn pictures from pictures and masks, in host memory."""
 
-    def __init__(self, options: SegmentOptions, metrics: StreamMetrics) -> None:
-        """Load everything that `options` name. Raises ConfigError, ModelError, BackendUnavailable or StreamError."""
-        self._metrics = metrics
-        self.masks = _masks(options, metrics)
-        self.labels = self.masks.labels
-        self.colors = {**self.masks.colors, **_own_palette(options, self.masks.labels)}
-        self._overlay = Overlay(
-            Look(
-                colors=self.colors,
-                labels=self.labels,
-                style=options.style,
-                output=options.output,
-                alpha=options.alpha,
-                background_color=options.background_color,
-                legend=options.legend,
-            )
-        )
-        _log.info("stream '%s': %s", options.name, self.masks.describe())
+    device: torch.device | None = None
+    """Where pictures best lie: in host memory."""
+
+    def __init__(self, masks: MaskSource, look: Look, metrics: StreamMetrics) -> None:
+        self._masks, self._metrics = masks, metrics
+        self.labels, self.colors = look.labels, look.colors
+        self.background, self.batch_size = masks.background, masks.batch_size
+        self._overlay = Overlay(look)
+
+    def is_due(self, number: int) -> bool:
+        """Whether the picture of this number, from 0, costs an inference."""
+        return self._masks.is_due(number)
+
+    def describe(self) -> str:
+        return self._masks.describe()
+
+    def submit(
+        self,
+        frames: Sequence[FramePlanes],
+        numbers: Sequence[int],
+        timestamps: Sequence[Timestamp],
+        targets: Sequence[FramePlanes],
+        *,
+        wants_maps: bool,
+    ) -> Batch:
+        """Segment consecutive pictures of one size and draw them into `targets`; done when this returns.
+
+        Numbers count from the first picture of the stream, 0. Raises EngineError.
+        """
+        segmentations = self.segment(frames, numbers, timestamps)
+        for frame, segmentation, target in zip(frames, segmentations, targets, strict=True):
+            self.draw(frame, segmentation, target)
+        return _Finished([Drawn(one.map_hw, one.inferred) for one in segmentations])
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what `draw` writes for a picture of this size."""
@@ -163,7 +157,7 @@ class Pipeline:
         self, frames: Sequence[FramePlanes], numbers: Sequence[int], timestamps: Sequence[Timestamp]
     ) -> list[Segmentation]:
         """A class map for each of consecutive pictures; numbers count from the first picture of the stream, 0."""
-        results = self.masks.segment(frames, numbers, timestamps)
+        results = self._masks.segment(frames, numbers, timestamps)
         self._metrics.inferred += sum(result.inferred for result in results)
         self._metrics.held += sum(not result.inferred for result in results)
         return results
@@ -175,14 +169,72 @@ class Pipeline:
 
     def close(self) -> None:
         """Free the network."""
-        self.masks.close()
+        self._masks.close()
 
 
-def _masks(options: SegmentOptions, metrics: StreamMetrics) -> MaskSource:
+class _Finished:
+    """A batch that was done at once."""
+
+    def __init__(self, drawn: list[Drawn]) -> None:
+        self._drawn = drawn
+
+    def is_done(self) -> bool:
+        return True
+
+    def finish(self) -> list[Drawn]:
+        return self._drawn
+
+
+def open_pipeline(options: SegmentOptions, metrics: StreamMetrics) -> Pipeline | CudaPipeline:
+    """Load everything that `options` name: on a GPU, if the network takes its batches there.
+
+    Raises ConfigError, ModelError, EngineError, BackendUnavailable or StreamError.
+    """
+    pipeline: Pipeline | CudaPipeline
     if options.replay:
-        return RecordedMasks(Path(options.replay), options.classes)
-    backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested)
-    return NetworkMasks(backend.spec, backend, options, metrics)
+        masks = RecordedMasks(Path(options.replay), options.classes)
+        pipeline = Pipeline(masks, _look(options, masks.labels, masks.colors), metrics)
+    else:
+        backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested)
+        backend.open()
+        try:
+            look = _look(options, *_shown(backend.spec, options))
+            if backend.stream is None:
+                pipeline = Pipeline(NetworkMasks(backend, options, metrics), look, metrics)
+            else:
+                pipeline = _on_gpu(backend, options, look, metrics)
+        except BaseException:
+            backend.close()
+            raise
+    _log.info("stream '%s': %s", options.name, pipeline.describe())
+    return pipeline
+
+
+def _on_gpu(backend: Backend, options: SegmentOptions, look: Look, metrics: StreamMetrics) -> CudaPipeline:
+    from bmf_trt_seg.cuda_kernels import kernels_for
+    from bmf_trt_seg.cuda_queue import CudaQueue
+    from bmf_trt_seg.pipeline_cuda import CudaPipeline
+
+    queue = CudaQueue(backend.stream)
+    return CudaPipeline(backend, options, look, metrics, queue, kernels_for(queue.device))
+
+
+def _shown(spec: ModelSpec, options: SegmentOptions) -> tuple[dict[int, str], dict[int, str]]:
+    """Labels and colours of the classes to show, by index."""
+    chosen = chosen_classes(spec.labels, spec.background, options.classes)
+    return {index: spec.labels[index] for index in chosen}, {index: spec.colors[index] for index in chosen}
+
+
+def _look(options: SegmentOptions, labels: dict[int, str], colors: dict[int, str]) -> Look:
+    return Look(
+        colors={**colors, **_own_palette(options, labels)},
+        labels=labels,
+        style=options.style,
+        output=options.output,
+        alpha=options.alpha,
+        background_color=options.background_color,
+        legend=options.legend,
+    )
 
 
 def _own_palette(options: SegmentOptions, labels: dict[int, str]) -> dict[int, str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bmf_trt_seg.frames import FramePlanes
 
-__all__ = ["MaskSource", "Segmentation", "Timestamp"]
+__all__ = ["Batch", "Drawn", "MaskSource", "Segmentation", "Timestamp"]
 
 Timestamp = tuple[int, Fraction]
 """A pts, and how many seconds one unit of it lasts."""
@@ -24,6 +24,24 @@ class Segmentation:
 
     map_hw: npt.NDArray[np.uint8]
     inferred: bool
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is known of a picture once it is drawn: its class map, if that was wanted, and whether a network saw it."""
+
+    map_hw: npt.NDArray[np.uint8] | None
+    inferred: bool
+
+
+class Batch(Protocol):
+    """Consecutive pictures on their way through a pipeline."""
+
+    def is_done(self) -> bool:
+        """Whether `finish` would return at once."""
+
+    def finish(self) -> list[Drawn]:
+        """Wait until all are drawn. Raises EngineError."""
 
 
 class MaskSource(Protocol):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from bmf_trt_seg import metrics
-from bmf_trt_seg.errors import ConfigError, GraphError, StreamError
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, GraphError, StreamError
 from bmf_trt_seg.finish import Finished, finish_video
 from bmf_trt_seg.graph import check_graph, run_graph
+from bmf_trt_seg.hardware import NVENC, nvdec_missing, nvenc_missing
 from bmf_trt_seg.media import VideoInfo, probe_video
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
+from bmf_trt_seg.sources.packets import Track, nvdec_refusal
 
 __all__ = ["Encoding", "VideoJob", "segment_video", "video_graph"]
 
@@ -23,13 +26,20 @@ _RATE_PARAMETERS = {
     "libx264": ("x264-params", "fps={rate}:force-cfr=1"),
     "libx265": ("x265-params", "fps={rate}:log-level={loglevel}"),
 }
+# NVENC's presets by x264's: the names that FFmpeg 4.3 has as well as later ones
+_FAST, _SLOW = {"ultrafast", "superfast", "veryfast"}, {"slow", "slower", "veryslow"}
+_ENGINES = {".engine", ".plan", ".trt"}  # files that run on a GPU only
 _FINEST_CLOCK = 1_001_000  # the highest rate that FFmpeg's encoders are given; finer time bases are mended afterwards
 _CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".ts"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures are encoded: an FFmpeg encoder's name, its preset and its constant rate factor."""
+    """How pictures are encoded: FFmpeg's name of the encoder, x264's name of a preset, the constant rate factor.
+
+    'auto' is h264_nvenc where that can be used, else libx264. NVENC takes its preset and quality nearest to these.
+    """
 
     codec: str = "libx264"
     preset: str = "veryfast"
@@ -38,7 +48,11 @@ class Encoding:
 
 @dataclass(frozen=True)
 class VideoJob:
-    """One video to segment. records and masks are where the records go, as JSON lines and as PNG files, if anywhere."""
+    """One video to segment. records and masks are where the records go, as JSON lines and as PNG files, if anywhere.
+
+    decoder: 'nvdec' for NvDecSource, 'ffmpeg' for BMF's own decoder; 'auto' takes NVDEC if the network runs on a GPU
+    and that can decode this video.
+    """
 
     source: Path
     target: Path
@@ -46,6 +60,7 @@ class VideoJob:
     encoding: Encoding = Encoding()
     records: Path | None = None
     masks: Path | None = None
+    decoder: str = "auto"
 
 
 def segment_video(
@@ -58,6 +73,7 @@ def segment_video(
     """
     info = probe_video(job.source)
     _check_outputs(job)
+    job, engines = _with_engines(job)
     encoded = temporary_path(job.target, "pictures").with_suffix(".mp4")
     target = temporary_path(job.target)
     records = temporary_path(job.records) if job.records else None
@@ -69,8 +85,14 @@ def segment_video(
     if problems:
         raise ConfigError("; ".join(problems))
 
+    told = False
+
     def report() -> None:
+        nonlocal told
         current = metrics.stream(job.options.name)
+        if not told and current is not None and current.frames_in:  # a run that fails before has one line to say
+            told = True
+            _log.info("stream '%s': %s", job.options.name, engines)
         if watch is not None and current is not None:
             watch(current, info)
 
@@ -102,6 +124,47 @@ def segment_video(
     return finished
 
 
+def _with_engines(job: VideoJob) -> tuple[VideoJob, str]:
+    """The job with a decoder and an encoder in the place of 'auto', and in words which.
+
+    Raises BackendUnavailable or StreamError if what was asked for by name cannot be used.
+    """
+    reason = ""
+    if job.decoder == "nvdec" or (job.decoder == "auto" and _is_for_gpu(job)):
+        missing = nvdec_missing(_gpu(job))
+        reason = missing or _refusal(job.source)
+        if reason and job.decoder == "nvdec":
+            kind = BackendUnavailable if missing else StreamError
+            raise kind(f"'{job.source}' cannot be decoded by NVDEC: {reason}; leave out '--decoder nvdec'")
+        job = replace(job, decoder="ffmpeg" if reason else job.decoder)
+    else:
+        job = replace(job, decoder="ffmpeg")
+    codec = job.encoding.codec
+    if codec == "auto":
+        codec = "libx264" if nvenc_missing("h264_nvenc", _gpu(job)) else "h264_nvenc"
+    elif codec in NVENC and (missing := nvenc_missing(codec, _gpu(job))):
+        raise BackendUnavailable(f"encoder '{codec}' cannot be used: {missing}; '--codec auto' takes libx264 then")
+    decoder = "FFmpeg" if job.decoder == "ffmpeg" else "NVDEC"
+    why = f" (not NVDEC: {reason})" if reason else ""
+    return replace(job, encoding=replace(job.encoding, codec=codec)), f"decoder {decoder}{why}, encoder {codec}"
+
+
+def _is_for_gpu(job: VideoJob) -> bool:
+    """Whether the network runs on a GPU, as far as its options tell."""
+    options = job.options
+    is_engine = options.backend == "tensorrt" or Path(options.model).suffix.lower() in _ENGINES
+    return options.device.startswith("cuda") or (is_engine and options.device != "cpu")
+
+
+def _gpu(job: VideoJob) -> str:
+    return job.options.device if job.options.device.startswith("cuda:") else "cuda:0"
+
+
+def _refusal(source: Path) -> str:
+    with Track(str(source.absolute())) as track:
+        return nvdec_refusal(track.info)
+
+
 def _remove_masks(folder: Path) -> None:
     """Masks of an earlier, longer video would be taken for this one's; they go when the new ones are complete."""
     for old in folder.glob("[0-9]" * 8 + ".png"):
@@ -118,12 +181,16 @@ def video_graph(
 ) -> dict[str, Any]:
     """The BMF graph of a job: decoder, SegmentModule, encoder, and RecordSink if records or masks are wanted.
 
+    Decoder and encoder are as the job names them: decoder 'auto' is NvDecSource, which finds out by itself.
+
     With `verbose`, FFmpeg and the encoder say what they do.
     """
     rate = (info.rate or Fraction(25)).limit_denominator(1001)
     clock = min(1 / info.time_base, Fraction(_FINEST_CLOCK))
-    key, value = _RATE_PARAMETERS[job.encoding.codec]
+    is_nvdec = job.decoder != "ffmpeg"
     loglevel = "info" if verbose else "error"
+    rate_text = f"{rate.numerator}/{rate.denominator}"
+    own_parameters = _RATE_PARAMETERS.get(job.encoding.codec)
     encoder = {
         "output_path": str(encoded.absolute()),  # FFmpeg takes 'a:b' for a protocol, but not '/a:b'
         "format": "mp4",
@@ -131,11 +198,16 @@ def video_graph(
         # the encoder counts in the source's own units of time, and is told the frame rate for its rate control
         "video_params": {
             "codec": job.encoding.codec,
-            "preset": job.encoding.preset,
-            "crf": job.encoding.crf,
+            **_quality(job.encoding),
             "vsync": "passthrough",
             "r": f"{clock.numerator}/{clock.denominator}",
-            key: value.format(rate=f"{rate.numerator}/{rate.denominator}", loglevel=loglevel),
+            **(
+                {own_parameters[0]: own_parameters[1].format(rate=rate_text, loglevel=loglevel)}
+                if own_parameters
+                else {}
+            ),
+            # frames of a Python module do not say in what unit they are timed
+            **({"in_time_base": f"{info.time_base.numerator},{info.time_base.denominator}"} if is_nvdec else {}),
             **(
                 {"aspect": f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}"}
                 if info.sample_aspect
@@ -152,18 +224,7 @@ def video_graph(
     options = job.options.model_dump(mode="json", exclude_defaults=True)
     wants_records = bool(records or masks)
     nodes = [
-        _node(
-            0,
-            "c_ffmpeg_decoder",
-            {
-                "input_path": str(job.source.absolute()),
-                "map_v": info.stream_index,
-                "copyts": 1,
-                "loglevel": loglevel,
-            },
-            [],
-            ["video:decoded"],
-        ),
+        _nvdec_node(job) if is_nvdec else _decoder_node(job, info, loglevel),
         _node(
             1,
             "SegmentModule",
@@ -184,6 +245,30 @@ def video_graph(
         "option": {"scheduler_count": len(nodes)},
         "nodes": nodes,
     }
+
+
+def _decoder_node(job: VideoJob, info: VideoInfo, loglevel: str) -> dict[str, Any]:
+    option = {
+        "input_path": str(job.source.absolute()),
+        "map_v": info.stream_index,
+        "copyts": 1,
+        "loglevel": loglevel,
+    }
+    return _node(0, "c_ffmpeg_decoder", option, [], ["video:decoded"])
+
+
+def _nvdec_node(job: VideoJob) -> dict[str, Any]:
+    option = {"path": str(job.source.absolute()), "decoder": job.decoder, "device": _gpu(job)}
+    return _node(0, "NvDecSource", option, [], ["video:decoded"], "sources.nvdec.NvDecSource")
+
+
+def _quality(encoding: Encoding) -> dict[str, Any]:
+    """Preset and quality in the encoder's own parameters."""
+    if encoding.codec not in NVENC:
+        return {"preset": encoding.preset, "crf": encoding.crf}
+    preset = "fast" if encoding.preset in _FAST else "slow" if encoding.preset in _SLOW else "medium"
+    # FFmpeg 4.3 holds on to a bit rate of 2 Mbit/s unless it is told that there is none
+    return {"preset": preset, "rc": "vbr", "cq": encoding.crf, "b": "0"}
 
 
 def _node(

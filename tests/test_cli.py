@@ -130,6 +130,7 @@ def test_segment_writes_the_video_and_says_so(
     assert ended.out == ""
     assert re.fullmatch(
         r"stream 'segment': bright\.onnx, onnxruntime on the CPU, 1 thread\n"
+        r"stream 'segment': decoder FFmpeg, encoder libx264\n"
         rf"{re.escape(str(target))}: 30 frames in \d+\.\d s, \d+\.\d a second\n",
         ended.err,
     )
@@ -141,7 +142,7 @@ def test_the_console_script_says_no_more_than_that(tmp_path: Path, bright: Path,
     """BMF, FFmpeg and x264 write to the descriptors themselves: only a process of its own shows that."""
     ended = program("segment", plain_clip, "-o", tmp_path / "out.mp4", "-m", bright)
     assert (ended.code, ended.out) == (0, "")
-    assert len(ended.err.splitlines()) == 2
+    assert len(ended.err.splitlines()) == 3
     quiet = program("segment", plain_clip, "-o", tmp_path / "quiet.mp4", "-m", bright, "--quiet")
     assert quiet == Ended(0, "", "")
     verbose = program("segment", plain_clip, "-o", tmp_path / "verbose.mp4", "-m", bright, "-v")

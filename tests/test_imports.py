@@ -17,24 +17,45 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
+    ["trace"],
     [
         "",
         "backends.cuda_graphs",
         "bmf_tensors",
         "colors",
+        "cuda_queue",
         "engine",
         "errors",
+        "hardware",
         "metrics",
         "native_output",
         "records",
         "sources",
         "sources.urls",
     ],
-    ["engine.library", "frames", "media", "sources.feed", "models", "models.packages", "outputs", "validation"],
-    ["engine.calibration", "engine.options", "finish", "legend", "models.tflite", "segmentation", "spec"],
+    [
+        "cuda_kernels",
+        "engine.library",
+        "frames",
+        "media",
+        "sources.feed",
+        "models",
+        "models.packages",
+        "outputs",
+        "validation",
+    ],
+    [
+        "engine.calibration",
+        "engine.options",
+        "finish",
+        "legend",
+        "models.tflite",
+        "segmentation",
+        "sources.packets",
+        "spec",
+    ],
     [
         "backends",
-        "backends.cuda_graphs",
         "engine.manifest",
         "engine.network",
         "models.catalog",
@@ -42,11 +63,20 @@ LAYERS = [
         "postprocess",
         "preprocess",
     ],
-    ["backends.onnxruntime", "backends.pytorch", "engine.builder", "engine.loading", "graph", "overlay"],
-    ["backends.tensorrt", "engine.inspection", "networks", "preprocess_cuda", "replay"],
-    ["pipeline", "transcode"],
+    [
+        "sources.nvdecoder",
+        "backends.onnxruntime",
+        "backends.pytorch",
+        "engine.builder",
+        "engine.loading",
+        "graph",
+        "overlay",
+    ],
+    ["backends.tensorrt", "engine.inspection", "networks", "overlay_cuda", "preprocess_cuda", "replay"],
+    ["pipeline_cuda", "transcode"],
+    ["pipeline"],
     ["bmf_frames", "bmf_module", "pictures"],
-    ["calibration_frames", "module", "sinks", "sources.live"],
+    ["calibration_frames", "module", "sinks", "sources.live", "sources.nvdec", "sources.sound"],
     ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
     ["cli.build", "cli.engines", "cli.graph", "cli.inspect"],
     ["cli.segment"],
@@ -58,8 +88,17 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-STEPS = {"preprocess", "preprocess_cuda", "postprocess", "overlay"}
-BMF_ADAPTERS = {"module", "bmf_frames", "bmf_module", "bmf_tensors", "sinks", "sources.live"}
+STEPS = {"preprocess", "preprocess_cuda", "postprocess", "overlay", "overlay_cuda"}
+BMF_ADAPTERS = {
+    "module",
+    "bmf_frames",
+    "bmf_module",
+    "bmf_tensors",
+    "sinks",
+    "sources.live",
+    "sources.nvdec",
+    "sources.sound",
+}
 
 # Who may import a library, and whether at the top of the file.
 OPTIONAL = {
@@ -70,27 +109,48 @@ OPTIONAL = {
         "bmf_tensors": True,
         "sinks": True,
         "sources.live": True,
+        "sources.nvdec": True,
+        "sources.sound": True,
         "graph": False,
+        "hardware": False,
         "cli.doctor": False,
     },
     "torch": {
         "backends.pytorch": True,
         "backends.tensorrt": True,
+        "bmf_frames": False,
         "bmf_tensors": True,
+        "cuda_kernels": False,
+        "cuda_queue": True,
         "engine.builder": False,
         "engine.calibration": False,
         "engine.library": False,
         "engine.loading": False,
         "engine.inspection": False,
-        "preprocess_cuda": False,
+        "hardware": False,
+        "sources.nvdecoder": True,
+        "frames": False,
+        "legend": False,
+        "overlay_cuda": False,
+        "pipeline_cuda": False,
+        "trace": False,
     },
     "onnxruntime": {"backends.onnxruntime": True, "engine.network": False},
-    "cuda": {"backends.cuda_graphs": True},
+    "cuda": {"backends.cuda_graphs": True, "cuda_kernels": False},
     "tensorrt": {},  # `engine.library` imports it by name
     "tensorrt_rtx": {},
     "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
     "tflite": {"models.tflite": False},
-    "av": {"media": True, "finish": True, "calibration_frames": True, "sources.feed": True, "sources.live": True},
+    "av": {
+        "media": True,
+        "finish": True,
+        "calibration_frames": True,
+        "sources.feed": True,
+        "sources.live": True,
+        "sources.packets": True,
+        "sources.nvdec": True,
+        "sources.nvdecoder": True,
+    },
     "PIL": {"legend": True, "pictures": True},
     "tqdm": {"cli.progress": True},
     "pycocotools": {"records": True},
@@ -177,7 +237,7 @@ def test_libraries_are_imported_where_they_are_used(library):
 
 def test_tensors_of_bmf_wait_until_a_frame_is_on_a_gpu():
     """`bmf_tensors` wants PyTorch, which frames in CPU memory do without."""
-    assert [at_top for full, at_top in imports("bmf_frames") if full == f"{PACKAGE}.bmf_tensors"] == [False]
+    assert [at_top for full, at_top in imports("bmf_frames") if full == f"{PACKAGE}.bmf_tensors"] == [False] * 2
 
 
 BLOCKED = ["bmf", "cuda", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
@@ -213,4 +273,6 @@ def test_modules_import_in_a_bare_environment():
         "bmf_trt_seg.backends.onnxruntime onnxruntime",
         "bmf_trt_seg.backends.pytorch torch",
         "bmf_trt_seg.backends.tensorrt torch",
+        "bmf_trt_seg.cuda_queue torch",
+        "bmf_trt_seg.sources.nvdecoder torch",
     ]

@@ -197,7 +197,7 @@ def test_counts(bright: Path) -> None:
     assert (counts.frames_in, counts.frames_out) == (5, 4)
     run.end()
     assert (counts.frames_out, counts.inferred, counts.held) == (5, 3, 2)
-    assert set(counts.stage_seconds) == {"preprocess", "infer", "postprocess", "overlay"}
+    assert set(counts.stage_seconds) == {"preprocess", "infer", "postprocess", "overlay", "wait", "output"}
 
 
 def test_a_stop_from_outside_ends_the_stream_in_good_order(bright: Path) -> None:

@@ -41,6 +41,9 @@ def test_defaults():
         "interval": 1,
         "smoothing": 0.0,
         "output": "overlay",
+        "max_in_flight": 2,
+        "max_latency_ms": 0,
+        "frames_out": "host",
         "name": "segment",
     }
 
@@ -107,6 +110,9 @@ WRONG = [
     ("interval", 0, "a whole number from 1 to 10000"),
     ("smoothing", 1, "a number from 0 to 1 (1 excluded)"),
     ("output", "picture", "'overlay' or 'mask'"),
+    ("max_in_flight", 0, "a whole number from 1 to 16"),
+    ("max_latency_ms", -1, "a whole number from 0 to 60000"),
+    ("frames_out", "gpu", "'host' or 'device'"),
     ("name", 3, "a string"),
 ]
 

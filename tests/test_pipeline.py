@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -19,7 +18,7 @@ from bmf_trt_seg.errors import BackendUnavailable, ConfigError, ModelError
 from bmf_trt_seg.frames import allocate_planes
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.options import read_options
-from bmf_trt_seg.pipeline import NetworkMasks, Pipeline
+from bmf_trt_seg.pipeline import NetworkMasks, open_pipeline
 from bmf_trt_seg.records import frame_record
 
 RED_WINS = np.array([[[[1.0]], [[0.0]], [[0.0]]]], np.float32)  # the score is the red channel
@@ -52,7 +51,7 @@ def shade(red, size=8):
 def network(tmp_path, spec=None, **options):
     spec = spec or make_spec(activation="none")
     backend = RedChannel(tmp_path / "net.onnx", spec)
-    return NetworkMasks(spec, backend, read_options({"model": "net", **options}), StreamMetrics("test")), backend
+    return NetworkMasks(backend.open(), read_options({"model": "net", **options}), StreamMetrics("test")), backend
 
 
 def segment(masks, reds, first=0):
@@ -146,7 +145,7 @@ def test_network_of_another_shape_is_refused_at_once(tmp_path):
 def test_time_is_kept_by_stage(tmp_path):
     spec = make_spec(activation="none")
     metrics = StreamMetrics("test")
-    masks = NetworkMasks(spec, RedChannel(tmp_path / "net.onnx", spec), read_options({"model": "net"}), metrics)
+    masks = NetworkMasks(RedChannel(tmp_path / "net.onnx", spec).open(), read_options({"model": "net"}), metrics)
     segment(masks, [0])
     assert list(metrics.stage_seconds) == ["preprocess", "infer", "postprocess"]
 
@@ -176,7 +175,7 @@ def three(tmp_path):
 
 def pipeline(model, **options):
     metrics = StreamMetrics("test")
-    return Pipeline(read_options({"model": str(model), **options}), metrics), metrics
+    return open_pipeline(read_options({"model": str(model), **options}), metrics), metrics
 
 
 def test_from_options_to_a_drawn_picture(model):
@@ -212,13 +211,13 @@ def test_all_classes_but_the_background_are_shown(three):
     made, _ = pipeline(three)
     assert made.labels == {1: "person", 2: "dog"}
     assert made.colors == {1: "#111111", 2: "#222222"}
-    assert made.masks.background == 0
+    assert made.background == 0
 
 
 def test_chosen_classes_are_shown(three):
     made, _ = pipeline(three, classes="dog")
     assert (made.labels, made.colors) == ({2: "dog"}, {2: "#222222"})
-    assert pipeline(three, classes=["background"])[0].masks.background == 255
+    assert pipeline(three, classes=["background"])[0].background == 255
 
 
 @pytest.mark.parametrize(
@@ -282,7 +281,7 @@ def test_device_goes_to_the_backend(model):
 
 
 def test_threads_go_to_the_backend(model):
-    assert pipeline(model, threads=2)[0].masks.describe() == "red.onnx, onnxruntime on the CPU, 2 threads"
+    assert pipeline(model, threads=2)[0].describe() == "red.onnx, onnxruntime on the CPU, 2 threads"
 
 
 def test_classes_threshold_and_smoothing_go_to_the_network(model):
@@ -299,7 +298,7 @@ def test_records_take_the_place_of_the_network(tmp_path):
         str(frame_record(map_hw, {1: "person"}, {1: "#ff0000"}, **about)).replace("'", '"').replace("False", "false")
     )
     metrics = StreamMetrics("test")
-    made = Pipeline(read_options({"replay": str(path), "palette": {"person": "#00ff00"}}), metrics)
+    made = open_pipeline(read_options({"replay": str(path), "palette": {"person": "#00ff00"}}), metrics)
     (result,) = made.segment([shade(0)], [0], [(0, Fraction(1))])
     assert (metrics.inferred, metrics.held) == (0, 1)
     np.testing.assert_array_equal(result.map_hw, map_hw)
@@ -310,7 +309,7 @@ def test_records_take_the_place_of_the_network(tmp_path):
 def test_records_of_nothing_take_any_list_of_colors(tmp_path):
     path = tmp_path / "masks.jsonl"
     path.write_text("")
-    made = Pipeline(read_options({"replay": str(path), "palette": []}), StreamMetrics("test"))
+    made = open_pipeline(read_options({"replay": str(path), "palette": []}), StreamMetrics("test"))
     assert made.colors == {}
 
 
@@ -349,15 +348,15 @@ def flexible(tmp_path, batch="N", size_hw=("H", "W")):
 
 
 def test_input_shapes_take_the_place_of_the_description(tmp_path):
-    masks = pipeline(flexible(tmp_path), input_shapes="input:3x3x4x6")[0].masks
+    masks = pipeline(flexible(tmp_path), input_shapes="input:3x3x4x6")[0]
     assert masks.batch_size == 3
     assert [result.map_hw.shape for result in segment(masks, [0, 255, 0])] == [(8, 8)] * 3
-    assert masks._preprocess._spec.height == 4
-    assert masks._preprocess._spec.width == 6
+    assert masks._masks._preprocess._spec.height == 4
+    assert masks._masks._preprocess._spec.width == 6
 
 
 def test_input_shapes_without_a_name_are_the_pictures(tmp_path):
-    assert pipeline(flexible(tmp_path), input_shapes="2x3x4x6")[0].masks.batch_size == 2
+    assert pipeline(flexible(tmp_path), input_shapes="2x3x4x6")[0].batch_size == 2
 
 
 def test_input_shapes_of_inputs_that_are_not_there(tmp_path):
@@ -397,32 +396,8 @@ def test_shapes_that_the_network_does_not_take(tmp_path):
 
 
 def test_batch_that_the_network_fixes_may_be_left_alone(tmp_path):
-    masks = pipeline(flexible(tmp_path, batch=2), batch_size=3)[0].masks
+    masks = pipeline(flexible(tmp_path, batch=2), batch_size=3)[0]
     assert seen(segment(masks, [0, 255, 255])) == [False, True, True]
-
-
-class OnDevice(RedChannel):
-    """Takes batches as a GPU's backend does; its tensors are the CPU's."""
-
-    def takes_batches_on(self, device):
-        return device.type == "cpu"
-
-    def infer_on_device(self, batch):
-        self.batches.append(batch)
-        return batch[:, :1]
-
-
-def test_pictures_on_a_device_stay_there_until_there_are_scores(tmp_path):
-    spec = make_spec(activation="none")
-    backend = OnDevice(tmp_path / "net.engine", spec)
-    masks = NetworkMasks(spec, backend, read_options({"model": "net"}), StreamMetrics("test"))
-    backend.batches.clear()
-    frames = [replace(shade(red), on_device=(torch.from_numpy(shade(red).planes[0]),)) for red in (0, 255)]
-    results = masks.segment(frames, [0, 1], [(0, Fraction(1)), (1, Fraction(1))])
-    assert seen(results) == [False, True]
-    assert [type(batch) for batch in backend.batches] == [torch.Tensor]
-    assert seen(segment(masks, [255, 0])) == [True, False]
-    assert [type(batch) for batch in backend.batches] == [torch.Tensor, np.ndarray]
 
 
 def test_engines_have_their_description_in_the_manifest(tmp_path, monkeypatch):

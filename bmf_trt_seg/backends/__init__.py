@@ -81,12 +81,13 @@ class Backend(abc.ABC):
             parts.append(self._run(part)[:count])
         return np.concatenate(parts)
 
-    def takes_batches_on(self, device: Any) -> bool:
-        """Whether `infer_on_device` takes batches that are in the memory of this device (torch.device) already."""
-        return False
+    @property
+    def stream(self) -> Any:
+        """The CUDA stream (torch.cuda.Stream) that the open network runs on; None if it takes no batches on a GPU."""
+        return None
 
     def infer_on_device(self, batch: Any) -> Any:
-        """`infer` for a CUDA tensor, with a CUDA tensor as the result; only where `takes_batches_on` says so."""
+        """`infer` for a CUDA tensor, with a CUDA tensor as the result; only where there is a `stream`."""
         raise EngineError(f"network '{self.model.name}': its backend takes batches in host memory only")
 
     def close(self) -> None:

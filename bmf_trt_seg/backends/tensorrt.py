@@ -14,7 +14,7 @@ import torch
 from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.backends.cuda_graphs import RecordedWork, record
 from bmf_trt_seg.engine.library import Gpu
-from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, rebuild_command
+from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, rebuild_command, shared_engine
 from bmf_trt_seg.engine.options import ShapeRange
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
@@ -55,7 +55,7 @@ class TensorRTBackend(Backend):
     """The size of batch that the context and all memory are ready for."""
 
     def _open(self) -> None:
-        self._loaded = load_engine(self.model, self.device)
+        self._loaded = shared_engine(self.model, self.device)
         self._device = torch.device("cuda", self._loaded.gpu.index)
         try:
             self._make_ready()
@@ -89,8 +89,9 @@ class TensorRTBackend(Backend):
         precision = f", {manifest.precision}" if manifest else ""
         return f"{self._loaded.library} on {self._loaded.gpu.name}{precision}"
 
-    def takes_batches_on(self, device: Any) -> bool:
-        return bool(device == self._device)
+    @property
+    def stream(self) -> torch.cuda.Stream:
+        return self._stream
 
     def infer_on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network on a batch in device memory, as the spec's input describes it, N pictures; without waiting.
@@ -256,14 +257,21 @@ class TensorRTBackend(Backend):
         ranges = {**manifest.profiles, self._picture.name: shapes}
         return rebuild_command(manifest.model_copy(update={"profiles": ranges}), self.model)
 
-    def _new_context(self) -> Any:
-        library = self._loaded.library
+    def _new_context(self, *, may_share: bool = True) -> Any:
+        loaded, library = self._loaded, self._loaded.library
         library.messages.take_errors()
-        context = self._loaded.engine.create_execution_context()
+        context = loaded.new_context()
         if context is None:
-            raise self._no_memory(library.context_memory_bytes(self._loaded.engine), self._loaded.gpu)
-        if self._profile and not context.set_optimization_profile_async(self._profile, self._stream.cuda_stream):
-            raise self._failed(self.batch_size, self._reasons())
+            raise self._no_memory(library.context_memory_bytes(loaded.engine), loaded.gpu)
+        if context.active_optimization_profile == self._profile:
+            return context
+        if not context.set_optimization_profile_async(self._profile, self._stream.cuda_stream):
+            reasons = self._reasons()
+            if not may_share:
+                raise self._failed(self.batch_size, reasons)
+            # TensorRT 8.6 may give a profile to one context only, and another backend's has it: an engine of our own
+            self._loaded = load_engine(self.model, self.device)
+            return self._new_context(may_share=False)
         return context
 
     # ---------------------------------------------------------------------------------------------------- the memory

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from bmf_trt_seg.cli.inputs import collect
-from bmf_trt_seg.cli.options import encoding_flags, given, module_flags, output_flags, set_messages
+from bmf_trt_seg.cli.options import (
+    check_trace,
+    encoding_flags,
+    given,
+    module_flags,
+    output_flags,
+    set_messages,
+    trace_flag,
+    tracing,
+)
 from bmf_trt_seg.cli.segment import segment_one_video
 from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.options import read_options
@@ -25,7 +34,10 @@ __all__ = ["command"]
 @output_flags
 @module_flags("classes", "style", "alpha", "palette", "background_color", "legend", "output")
 @encoding_flags
-def command(source: str, target: Path, overwrite: bool, quiet: bool, verbose: bool, **flags: Any) -> int:
+@trace_flag
+def command(
+    source: str, target: Path, overwrite: bool, quiet: bool, verbose: bool, trace_path: Path | None, **flags: Any
+) -> int:
     """Draw the recorded masks of a video on it again.
 
     INPUT is the video that was segmented with --json. The same style gives the same pixels.
@@ -36,5 +48,7 @@ def command(source: str, target: Path, overwrite: bool, quiet: bool, verbose: bo
     if pairs.pictures or len(pairs.videos) != 1:
         raise ConfigError(f"'{source}': records are of one video, so render takes one video")
     ((video, output),) = pairs.videos
+    check_trace(trace_path, overwrite, [video, Path(flags["replay"])], [output])
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
-    return segment_one_video(VideoJob(video, output, options, encoding), quiet, verbose)
+    with tracing(trace_path, quiet):
+        return segment_one_video(VideoJob(video, output, options, encoding, decoder=flags["decoder"]), quiet, verbose)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.cli.engines import build_engine
 from bmf_trt_seg.cli.graph import checked_graph, variables_flag
-from bmf_trt_seg.cli.options import set_messages
+from bmf_trt_seg.cli.options import check_trace, set_messages, trace_flag, tracing
 from bmf_trt_seg.cli.progress import Progress
 from bmf_trt_seg.finish import source_damage
 from bmf_trt_seg.options import read_options
@@ -21,14 +22,19 @@ __all__ = ["command"]
 @click.command(name="run")
 @click.argument("graph", type=click.Path(path_type=Path), metavar="GRAPH.json")
 @variables_flag
+@trace_flag
+@click.option("-y", "--overwrite", is_flag=True, help="Replace a trace that exists.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what BMF and FFmpeg print, too.")
-def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool) -> int:
+def command(
+    graph: Path, variables: tuple[str, ...], trace_path: Path | None, overwrite: bool, quiet: bool, verbose: bool
+) -> int:
     """Run a BMF graph. It is checked first; a node that fails ends the run with exit code 1."""
     from bmf_trt_seg.graph import input_files, run_graph, whole_outputs
 
     set_messages(quiet, verbose)
     content = checked_graph(graph, variables)
+    check_trace(trace_path, overwrite, [graph, *input_files(content)], _written_files(content))
     nodes = [
         read_options(node.get("option", {}))
         for node in content["nodes"]
@@ -42,12 +48,18 @@ def command(graph: Path, variables: tuple[str, ...], quiet: bool, verbose: bool)
         counts = [metrics.stream(name) for name in names]
         return sum(count.frames_out for count in counts if count is not None)
 
-    with Progress(graph.name, quiet) as progress:
+    with tracing(trace_path, quiet), Progress(graph.name, quiet) as progress:
         with whole_outputs(content) as outputs:
             run_graph(outputs, verbose=verbose, watch=lambda: progress.update(frames(), None))
         done = f"{frames()} frames in {progress.seconds:.1f} s" if names else f"{progress.seconds:.1f} s"
         progress.say(f"{graph.name}: done, {done}")
     return _report_damage(input_files(content))
+
+
+def _written_files(graph: dict[str, Any]) -> list[Path]:
+    """What encoders and RecordSinks of a graph write to."""
+    options = [node["option"] for node in graph["nodes"] if isinstance(node.get("option"), dict)]
+    return [Path(str(option[key])) for option in options for key in ("output_path", "json") if option.get(key)]
 
 
 def _report_damage(paths: list[Path]) -> int:

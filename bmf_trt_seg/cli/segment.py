@@ -8,9 +8,19 @@ from typing import Any
 
 import click
 
+from bmf_trt_seg import trace
 from bmf_trt_seg.cli.engines import build_engine
-from bmf_trt_seg.cli.inputs import collect
-from bmf_trt_seg.cli.options import encoding_flags, given, module_flags, output_flags, set_messages
+from bmf_trt_seg.cli.inputs import Inputs, collect
+from bmf_trt_seg.cli.options import (
+    check_trace,
+    encoding_flags,
+    given,
+    module_flags,
+    output_flags,
+    set_messages,
+    trace_flag,
+    tracing,
+)
 from bmf_trt_seg.cli.progress import Progress
 from bmf_trt_seg.errors import ConfigError, SegError
 from bmf_trt_seg.graph import GraphStopped
@@ -31,7 +41,16 @@ __all__ = ["command", "segment_one_video"]
 @click.option("--json", "records", type=click.Path(path_type=Path), metavar="FILE", help="Write a JSON line a frame.")
 @click.option("--masks", type=click.Path(path_type=Path), metavar="DIR", help="Write class maps as 8-bit PNG files.")
 @encoding_flags
-def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool, verbose: bool, **flags: Any) -> int:
+@trace_flag
+def command(
+    inputs: tuple[str, ...],
+    target: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    trace_path: Path | None,
+    **flags: Any,
+) -> int:
     """Draw the classes a network sees on videos or pictures.
 
     INPUT is a video, a picture, a folder of pictures, or a pattern. Audio and subtitles of a video are copied.
@@ -45,11 +64,32 @@ def command(inputs: tuple[str, ...], target: Path, overwrite: bool, quiet: bool,
     for path in (records, masks):
         if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
             raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
+    every = [*pairs.pictures, *pairs.videos]
+    check_trace(
+        trace_path,
+        overwrite,
+        [source for source, _ in every],
+        [*(output for _, output in every), records],
+    )
     build_engine(options, quiet)
     encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
+    with tracing(trace_path, quiet):
+        return _segment(pairs, options, encoding, flags["decoder"], records, masks, quiet, verbose)
+
+
+def _segment(
+    pairs: Inputs,
+    options: SegmentOptions,
+    encoding: Encoding,
+    decoder: str,
+    records: Path | None,
+    masks: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     failed = _segment_pictures(pairs.pictures, options, quiet) if pairs.pictures else 0
     for source, output in pairs.videos:
-        job = VideoJob(source, output, options, encoding, records, masks)
+        job = VideoJob(source, output, options, encoding, records, masks, decoder)
         if len(pairs.videos) == 1:
             return segment_one_video(job, quiet, verbose) or failed
         try:
@@ -66,7 +106,7 @@ def segment_one_video(job: VideoJob, quiet: bool, verbose: bool) -> int:
     """Run a job with its progress shown; the exit code."""
     from bmf_trt_seg.transcode import segment_video
 
-    with Progress(job.source.name, quiet) as progress:
+    with trace.timed(job.options.name, "video", file=job.source.name), Progress(job.source.name, quiet) as progress:
         finished = segment_video(
             job, verbose=verbose, watch=lambda counts, info: progress.update(counts.frames_out, info.expected_frames)
         )

@@ -305,6 +305,7 @@ class EngineFromOnnx:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         if options.tactic_sources is not None:
             config.set_tactic_sources(sum(1 << int(_tactic_source(trt, name)) for name in options.tactic_sources))
+        library.let_contexts_share_profiles(config)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that `inspect` sees types and kernels
 
     def _calibration_batches(

@@ -90,6 +90,12 @@ class Library:
             return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
         return 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
 
+    def let_contexts_share_profiles(self, config: Any) -> None:
+        """So that several contexts run one engine. Later editions than 8.6 need not be told."""
+        feature = getattr(self.trt.PreviewFeature, "PROFILE_SHARING_0806", None)
+        if feature is not None:
+            config.set_preview_feature(feature, True)
+
     def element_type(self, data_type: Any) -> str:
         """NumPy's name of a data type, and 'bfloat16'; what neither has is named as TensorRT does, in lower case."""
         name = str(data_type).rpartition(".")[2]

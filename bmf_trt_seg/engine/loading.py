@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from bmf_trt_seg.engine.manifest import Manifest, PlanHeader, manifest_path, pla
 from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
 
-__all__ = ["LoadedEngine", "load_engine", "read_plan"]
+__all__ = ["LoadedEngine", "load_engine", "read_plan", "shared_engine"]
 
+_LOADING = threading.Lock()  # TensorRT loads engines, and makes contexts of one, in one thread at a time
+_LOADED: weakref.WeakValueDictionary[tuple[object, ...], LoadedEngine] = weakref.WeakValueDictionary()
 _OWN_NAME = re.compile(r"\.[0-9a-f]{12}\.engine$")  # a name after all it depends on: another build, another name
 
 
@@ -31,6 +35,11 @@ class LoadedEngine:
     manifest: Manifest | None
     header: PlanHeader
     plan_bytes: int
+
+    def new_context(self) -> Any:
+        """An execution context; None if there is no memory for it."""
+        with _LOADING:
+            return self.engine.create_execution_context()
 
     @property
     def rebuild(self) -> str:
@@ -68,6 +77,21 @@ def _read(path: Path) -> tuple[bytes, PlanHeader, Manifest | None]:
     except OSError as error:
         raise StreamError(f"engine '{path}' cannot be read: {error.strerror}") from error
     return content, plan_header(content, str(path)), read_manifest(path)
+
+
+def shared_engine(path: Path, device: str = "auto") -> LoadedEngine:
+    """`load_engine`, but an engine that is on that GPU already is not loaded again: its weights are there once."""
+    gpu = find_gpu(device)
+    try:
+        found = path.stat()
+    except OSError:
+        return load_engine(path, device)  # which says what is wrong
+    key = (path.resolve(), found.st_mtime_ns, found.st_size, device == "cpu", gpu.index if gpu else None)
+    with _LOADING:
+        loaded = _LOADED.get(key)
+        if loaded is None:
+            loaded = _LOADED[key] = load_engine(path, device)
+        return loaded
 
 
 def load_engine(path: Path, device: str = "auto") -> LoadedEngine:

@@ -60,5 +60,6 @@ class Collect(Module):
             elif packet.is_(VideoFrame):
                 frame = packet.get(VideoFrame)
                 self._pts.append(frame.pts)
-                self._planes.append(frame.frame().plane(0).numpy()[..., 0].copy())
+                picture = frame if frame.frame().device().type() == hmp.kCPU else frame.cpu()
+                self._planes.append(picture.frame().plane(0).numpy()[..., 0].copy())
         return ProcessResult.OK

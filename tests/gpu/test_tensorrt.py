@@ -182,6 +182,28 @@ def test_poisoned_outputs_are_overwritten(network):
         assert not np.isnan(network.infer(contract_batch(5))).any(), f"run {run}"
 
 
+# --------------------------------------------------------------------------------------------------------- one, shared
+
+
+def test_instances_share_one_engine(contract):
+    with opened(contract) as first, opened(contract, batch_size=3) as second:
+        assert first._loaded is second._loaded
+        for size in (1, 3, 2):
+            batch = contract_batch(size, size)
+            np.testing.assert_allclose(second.infer(batch), contract_result(batch), atol=1e-5)
+            np.testing.assert_allclose(first.infer(batch), contract_result(batch), atol=1e-5)
+
+
+def test_an_engine_that_cannot_be_shared_is_loaded_again(folder, engines):
+    """As trtexec of TensorRT 8.6 builds them: a profile is for one context."""
+    shapes = {"input": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
+    path = foreign_engine(contract_network(folder / "alone.onnx"), folder / "alone.plan", [shapes])
+    with opened(path) as first, opened(path) as second:
+        for backend in (first, second, first):
+            batch = contract_batch(2)
+            np.testing.assert_allclose(backend.infer(batch), contract_result(batch), atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------------------- profiles
 
 

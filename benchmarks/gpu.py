@@ -1,0 +1,498 @@
+"""Frames that stay on a GPU: our kernels against CV-CUDA's operators, and pipelines against their slowest stage alone.
+
+steps      microseconds a frame at batch 8: pre-processing 1080p NV12 to 512x512 fp16, and drawing 21x512x512 scores on
+           1080p NV12, ours and CV-CUDA's
+stages     frames a second of each stage alone: NVDEC with 1 and 8 streams, the network, libx264 fed from memory
+pipelines  the same of BMF graphs NvDecSource -> SegmentModule -> a sink that counts, or libx264; and of the sample's
+           steps one after the other, each waited for
+memory     device memory over a long run of 8 streams
+
+    python benchmarks/gpu.py --engine fcn_resnet101.engine [--only ...] [--json benchmarks/results/gpu.json]
+
+The engine is of 21 classes, 512x512, batches of 1 to 8. Everything is measured in one run, medians of --rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+_TOP = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TOP), str(_TOP / "tests"), str(_TOP / "benchmarks")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+_PARTS = ("steps", "stages", "pipelines", "memory")
+_WIDTH, _HEIGHT, _BATCH, _STREAMS = 1920, 1080, 8, 8
+_ENCODER = {"codec": "libx264", "preset": "veryfast", "crf": 23, "vsync": "passthrough", "r": "30"}
+
+
+class Bench:
+    """What the measurements share."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.rounds, self.frames = arguments.rounds, arguments.frames
+        self.engine: Path = arguments.engine
+        self.folder = folder
+        self._clip: Path | None = arguments.clip
+
+    @property
+    def clip(self) -> Path:
+        """A film of a person, 1080p H.264."""
+        if self._clip is None:
+            from gpu.networks import write_portrait
+
+            self._clip = write_portrait(self.folder / "clip.mp4", self.frames, (_WIDTH, _HEIGHT), crf=20)
+        return self._clip
+
+    def median(self, measure: Callable[[], float]) -> float:
+        return round(statistics.median(measure() for _ in range(self.rounds)), 2)
+
+
+def _us_a_frame(run: Callable[[], Any], calls: int = 200) -> float:
+    """Device time of a call, from CUDA events around many that are queued without a gap, in microseconds a frame."""
+    for _ in range(10):
+        run()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(20_000_000)  # so that the calls are queued before the first one runs
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e3 / calls / _BATCH
+
+
+# ---------------------------------------------------------------------------------------------------------------- steps
+
+
+def _likely_scores() -> torch.Tensor:
+    """(8, 21, 512, 512) float32: a few large regions with soft borders, as a trained network gives them."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn((_BATCH, 21, 9, 9), generator=generator) * 4
+    return torch.nn.functional.interpolate(coarse, (512, 512), mode="bicubic").contiguous().cuda()
+
+
+def measure_steps(bench: Bench) -> dict[str, Any]:
+    from bmf_trt_seg.cuda_kernels import kernels_for
+    from bmf_trt_seg.overlay_cuda import CudaOverlay, Drawing
+    from cvcuda_chain import MEAN, STD, CvCudaSteps
+    from factories import make_spec
+
+    from bmf_trt_seg.frames import FramePlanes
+    from bmf_trt_seg.overlay import Look
+    from bmf_trt_seg.preprocess_cuda import CudaPreprocess
+
+    device = torch.device("cuda", 0)
+    kernels = kernels_for(device)
+    stream = torch.cuda.current_stream().cuda_stream
+    labels = [f"class{index}" for index in range(21)]
+    spec = make_spec(
+        labels, "softmax", input={"height": 512, "width": 512, "dtype": "float16", "mean": MEAN, "std": STD}
+    )
+
+    def nv12() -> FramePlanes:
+        whole = torch.randint(16, 235, (_HEIGHT * 3 // 2, _WIDTH), dtype=torch.uint8, device=device)
+        chroma = whole[_HEIGHT:].view(_HEIGHT // 2, _WIDTH // 2, 2)
+        return FramePlanes("nv12", _WIDTH, _HEIGHT, (whole[:_HEIGHT], chroma))
+
+    frames, targets = [nv12() for _ in range(_BATCH)], [nv12() for _ in range(_BATCH)]
+    batch = torch.empty((_BATCH, 3, 512, 512), dtype=torch.float16, device=device)
+    stacked = torch.stack(
+        [torch.cat([frame.planes[0], frame.planes[1].view(_HEIGHT // 2, _WIDTH)]) for frame in frames]
+    )[..., None].contiguous()
+    sample = CvCudaSteps((_HEIGHT, _WIDTH), (512, 512), torch.float16)
+    scores = _likely_scores()
+    colors = {index: f"#{index * 12:02x}80{255 - index * 12:02x}" for index in range(1, 21)}
+    look = Look(colors=colors, labels=dict(enumerate(labels)))
+    overlay = CudaOverlay(spec, list(colors), 0, None, look, kernels)
+    preprocess = CudaPreprocess(spec.input, kernels)
+    paint = sample.color(_BATCH, (200, 40, 40))
+    halves = scores.half()
+
+    def drawings(of: torch.Tensor) -> list[Drawing]:
+        return [Drawing(frame, target, one, None, None) for frame, target, one in zip(frames, targets, of, strict=True)]
+
+    noise = torch.randn((_BATCH, 21, 512, 512), device=device)
+    kept = {name: drawings(of) for name, of in (("fp32", scores), ("fp16", halves), ("noise", noise))}
+    copied = torch.empty_like(stacked)
+    ways: dict[str, Callable[[], Any]] = {
+        "preprocess, ours": lambda: preprocess(frames, batch, stream),
+        "preprocess, CV-CUDA": lambda: sample.preprocess(stacked),
+        "preprocess, CV-CUDA fused": lambda: sample.preprocess_fused(stacked),
+        "overlay, ours": lambda: overlay.draw(kept["fp32"], stream),
+        "overlay, ours, fp16 scores": lambda: overlay.draw(kept["fp16"], stream),
+        "overlay, ours, scores of noise": lambda: overlay.draw(kept["noise"], stream),
+        "overlay, CV-CUDA": lambda: sample.draw(stacked, scores, 3, paint),
+        "argmax alone, PyTorch": lambda: scores.argmax(1),
+        "copy of the frames": lambda: copied.copy_(stacked),
+    }
+    found: dict[str, Any] = {}
+    for name, run in ways.items():
+        try:
+            found[f"{name}, us a frame"] = bench.median(lambda run=run: _us_a_frame(run))
+        except Exception as error:
+            found[name] = f"failed: {error}"
+            traceback.print_exc()
+    host = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(100):
+            preprocess(frames, batch, stream)
+            overlay.draw(kept["fp32"], stream)
+        host.append((time.perf_counter() - begin) / 100 / _BATCH * 1e6)
+        torch.cuda.synchronize()
+    found["both launches, host us a frame"] = round(statistics.median(host), 2)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+
+
+def _nvdec_alone(bench: Bench, streams: int) -> float:
+    """Frames a second of PyNvVideoCodec's own loop, a thread a stream."""
+    import PyNvVideoCodec
+
+    counts = [0] * streams
+
+    def decode(index: int) -> None:
+        demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(bench.clip))
+        decoder = PyNvVideoCodec.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
+        for packet in demuxer:
+            counts[index] += len(decoder.Decode(packet))
+
+    threads = [threading.Thread(target=decode, args=(index,)) for index in range(streams)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - begin)
+
+
+def _network_alone(bench: Bench) -> float:
+    """Pictures a second of the engine, batches of 8 in device memory."""
+    from bmf_trt_seg.backends.tensorrt import TensorRTBackend
+
+    with TensorRTBackend(bench.engine, _spec(bench.engine), batch_size=_BATCH) as backend:
+        size = backend.spec.input
+        batch = torch.rand((_BATCH, 3, size.height, size.width), device="cuda").to(getattr(torch, size.dtype))
+        for _ in range(5):
+            backend.infer_on_device(batch)
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(50):
+            backend.infer_on_device(batch)
+        torch.cuda.synchronize()
+        return 50 * _BATCH / (time.perf_counter() - begin)
+
+
+def _spec(engine: Path) -> Any:
+    from bmf_trt_seg.engine.manifest import read_manifest
+
+    manifest = read_manifest(engine)
+    assert manifest is not None
+    return manifest.spec
+
+
+def _x264_alone(bench: Bench) -> float:
+    """Frames a second of BMF's encoder node, frames in host memory."""
+    import av
+    import bmf.hmp as hmp
+    import graph_nodes
+    from bmf import VideoFrame
+
+    if not graph_nodes.FromMemory.frames:
+        made = []
+        with av.open(str(bench.clip)) as container:
+            for number, decoded in enumerate(container.decode(video=0)):
+                if number == 120:
+                    break
+                frame = VideoFrame(hmp.Frame(_WIDTH, _HEIGHT, hmp.PixelInfo(hmp.kPF_NV12, hmp.kCS_BT709, hmp.kCR_MPEG)))
+                planes = decoded.reformat(format="nv12").planes
+                for index, plane in enumerate(planes):
+                    view = frame.frame().plane(index).numpy()
+                    rows = np.frombuffer(plane, np.uint8).reshape(view.shape[0], plane.line_size)
+                    view[...] = rows[:, : view.shape[1] * view.shape[2]].reshape(view.shape)
+                made.append(frame)
+        graph_nodes.FromMemory.frames = tuple(made)
+    nodes = [
+        _node(0, "FromMemory", {"count": bench.frames}, [], ["frames"], "graph_nodes.FromMemory"),
+        _node(1, "PassingBy", {"name": "x264 alone"}, ["frames"], ["counted"], "graph_nodes.PassingBy"),
+        _encoder(2, bench.folder / "alone.mp4", "counted"),
+    ]
+    return _run(nodes, ["x264 alone"])
+
+
+# ------------------------------------------------------------------------------------------------------------ pipelines
+
+
+def _node(
+    number: int, name: str, option: dict[str, Any], inputs: list[str], outputs: list[str], entry: str = ""
+) -> dict[str, Any]:
+    info: dict[str, Any] = {"name": name}
+    if entry:
+        folder = _TOP / "benchmarks" if entry.startswith("graph_nodes") else _TOP
+        info |= {"type": "python", "path": str(folder), "entry": entry}
+    return {
+        "id": number, "scheduler": number, "module_info": info, "input_manager": "immediate",
+        "input_streams": [{"identifier": stream} for stream in inputs],
+        "output_streams": [{"identifier": stream} for stream in outputs], "option": option,
+    }  # fmt: skip
+
+
+def _encoder(number: int, path: Path, stream: str) -> dict[str, Any]:
+    option = {"output_path": str(path), "format": "mp4", "loglevel": "error", "video_params": _ENCODER}
+    return _node(number, "c_ffmpeg_encoder", option, [stream], [])
+
+
+def _run(nodes: list[dict[str, Any]], sinks: list[str], *, to_end: bool = True) -> float:
+    """Frames a second of a graph, without its start: from the first frame at a sink to the end of the run.
+
+    Without `to_end`, to the last frame.
+    """
+    import graph_nodes
+
+    from bmf_trt_seg.graph import run_graph
+
+    for name in sinks:
+        graph_nodes.ARRIVALS[name] = []
+    run_graph(
+        {
+            "mode": "Normal", "input_streams": [], "output_streams": [], "nodes": nodes,
+            "option": {"scheduler_count": len(nodes)},
+        }
+    )  # fmt: skip
+    end = time.perf_counter()
+    times = sorted(time for name in sinks for time in graph_nodes.ARRIVALS[name])
+    return (len(times) - 1) / ((end if to_end else times[-1]) - times[0])
+
+
+def _decoder(number: int, bench: Bench, stream: str) -> dict[str, Any]:
+    option = {"path": str(bench.clip), "decoder": "nvdec", "name": stream}
+    return _node(number, "NvDecSource", option, [], [stream], "bmf_trt_seg.sources.nvdec.NvDecSource")
+
+
+def _segment(number: int, bench: Bench, name: str, source: str, target: str, **values: Any) -> dict[str, Any]:
+    option = {"model": str(bench.engine), "batch_size": _BATCH, "name": name, **values}
+    return _node(number, "SegmentModule", option, [source], [target], "bmf_trt_seg.module.SegmentModule")
+
+
+def _on_gpu(bench: Bench, streams: int) -> float:
+    nodes, sinks = [], []
+    for index in range(streams):
+        first, name = 3 * index, f"stream{index}"
+        nodes += [
+            _decoder(first, bench, f"decoded{index}"),
+            _segment(first + 1, bench, name, f"decoded{index}", f"drawn{index}", frames_out="device"),
+            _node(first + 2, "CountingSink", {"name": name}, [f"drawn{index}"], [], "graph_nodes.CountingSink"),
+        ]
+        sinks.append(name)
+    return _run(nodes, sinks, to_end=False)
+
+
+def _decoder_node_alone(bench: Bench) -> float:
+    nodes = [
+        _decoder(0, bench, "decoded"),
+        _node(1, "CountingSink", {"name": "decoded"}, ["decoded"], [], "graph_nodes.CountingSink"),
+    ]
+    return _run(nodes, ["decoded"], to_end=False)
+
+
+def _to_x264(bench: Bench) -> float:
+    nodes = [
+        _decoder(0, bench, "decoded"),
+        _segment(1, bench, "encoded", "decoded", "drawn"),
+        _node(2, "PassingBy", {"name": "to x264"}, ["drawn"], ["counted"], "graph_nodes.PassingBy"),
+        _encoder(3, bench.folder / "out.mp4", "counted"),
+    ]
+    return _run(nodes, ["to x264"])
+
+
+def _step_by_step(bench: Bench) -> float:
+    """The sample's steps for each batch of 8, each waited for, then PyAV's libx264."""
+    import av
+    import PyNvVideoCodec
+    from cvcuda_chain import CvCudaSteps
+
+    from bmf_trt_seg.backends.tensorrt import TensorRTBackend
+
+    demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(bench.clip))
+    decoder = PyNvVideoCodec.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
+    spec = _spec(bench.engine)
+    sample = CvCudaSteps((_HEIGHT, _WIDTH), (512, 512), getattr(torch, spec.input.dtype))
+    paint = sample.color(_BATCH, (200, 40, 40))
+    count = 0
+    with TensorRTBackend(bench.engine, spec, batch_size=_BATCH) as backend, av.open("/dev/null", "w", "mp4") as sink:
+        backend.use_cuda_graphs = False
+        output = sink.add_stream("libx264", 30, options={"preset": "veryfast", "crf": "23"})
+        output.width, output.height, output.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        waiting: list[torch.Tensor] = []
+        begin = time.perf_counter()
+        for packet in demuxer:
+            for decoded in decoder.Decode(packet):
+                waiting.append(torch.from_dlpack(decoded).clone())
+                torch.cuda.synchronize()
+                if len(waiting) < _BATCH:
+                    continue
+                batch = torch.stack(waiting).view(_BATCH, _HEIGHT * 3 // 2, _WIDTH, 1)
+                waiting = []
+                inputs = sample.preprocess(batch)
+                torch.cuda.synchronize()
+                scores = backend.infer_on_device(inputs)
+                torch.cuda.synchronize()
+                drawn = sample.draw(batch, scores, 15, paint)
+                torch.cuda.synchronize()
+                for picture in drawn.view(_BATCH, _HEIGHT * 3 // 2, _WIDTH).cpu().numpy():
+                    frame = av.VideoFrame.from_ndarray(picture, format="nv12")
+                    sink.mux(output.encode(frame.reformat(format="yuv420p")))
+                    count += 1
+        sink.mux(output.encode(None))
+        return count / (time.perf_counter() - begin)
+
+
+class _HostTime:
+    """CPU time of the threads inside our modules' work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def watch(self, module: type[Any]) -> None:
+        direct, name = module.work, module.__name__
+
+        def work(this: Any, task: Any) -> None:
+            begin = time.thread_time()
+            try:
+                direct(this, task)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.thread_time() - begin
+
+        module.work = work
+
+
+def measure_stages(bench: Bench) -> dict[str, Any]:
+    return _each(
+        bench,
+        {
+            "NVDEC, 1 stream": lambda: _nvdec_alone(bench, 1),
+            f"NVDEC, {_STREAMS} streams": lambda: _nvdec_alone(bench, _STREAMS),
+            "NvDecSource node": lambda: _decoder_node_alone(bench),
+            "network": lambda: _network_alone(bench),
+            "libx264": lambda: _x264_alone(bench),
+        },
+    )
+
+
+def measure_pipelines(bench: Bench) -> dict[str, Any]:
+    from bmf_trt_seg.module import SegmentModule
+    from bmf_trt_seg.sources.nvdec import NvDecSource
+
+    found = _each(
+        bench,
+        {
+            "GPU only, 1 stream": lambda: _on_gpu(bench, 1),
+            f"GPU only, {_STREAMS} streams": lambda: _on_gpu(bench, _STREAMS),
+            "to libx264": lambda: _to_x264(bench),
+            "step by step, to libx264": lambda: _step_by_step(bench),
+        },
+    )
+    host = _HostTime()
+    for module in (SegmentModule, NvDecSource):
+        host.watch(module)
+    _on_gpu(bench, 1)
+    for name, seconds in host.seconds.items():
+        found[f"{name}, host CPU ms a frame"] = round(seconds / bench.frames * 1e3, 3)
+    return found
+
+
+def _each(bench: Bench, ways: dict[str, Callable[[], float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, measure in ways.items():
+        try:
+            found[name] = bench.median(measure)
+        except Exception as error:
+            found[name] = f"failed: {error}"
+            traceback.print_exc()
+        print(name, found[name], flush=True)
+    return found
+
+
+def measure_memory(bench: Bench, total: int) -> dict[str, Any]:
+    """Device memory in use, read while 8 streams run for `total` frames."""
+    import graph_nodes
+
+    readings: list[tuple[int, int]] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.wait(0.25):
+            frames = sum(map(len, graph_nodes.ARRIVALS.values()))
+            free, whole = torch.cuda.mem_get_info()
+            readings.append((base + frames, whole - free))
+
+    base = 0
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        while base < total:
+            graph_nodes.ARRIVALS.clear()
+            _on_gpu(bench, _STREAMS)
+            base += sum(map(len, graph_nodes.ARRIVALS.values()))
+            graph_nodes.ARRIVALS.clear()
+    finally:
+        done.set()
+        thread.join()
+    rounds = max(1, total // (bench.frames * _STREAMS))
+    first = max(used for frames, used in readings if frames <= base / max(2, rounds))
+    return {"frames": base, "peak in the first part, MiB": first >> 20, "peak, MiB": max(u for _, u in readings) >> 20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure kernels and pipelines on a GPU.")
+    parser.add_argument("--engine", type=Path, required=True)
+    parser.add_argument("--only", default=",".join(_PARTS), help=f"some of {','.join(_PARTS)} (default all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=600, help="of the clip (default 600)")
+    parser.add_argument("--clip", type=Path, help="a 1080p H.264 clip of so many frames (default: one is made)")
+    parser.add_argument("--memory-frames", type=int, default=20_000)
+    parser.add_argument("--json", type=Path, default=_TOP / "benchmarks" / "results" / "gpu.json")
+    arguments = parser.parse_args()
+    os.environ.setdefault("BMF_LOG_LEVEL", "DISABLE")
+    import h200
+
+    result: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    result |= {
+        "date": date.today().isoformat(), "command": "python benchmarks/gpu.py --engine FCN_RESNET101",
+        "machine": h200._machine(), "versions": h200._versions(), "rounds": arguments.rounds,
+        "clip": f"{arguments.frames} frames of {_WIDTH}x{_HEIGHT}, H.264", "engine": arguments.engine.name,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(arguments, Path(name))
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "steps": lambda: measure_steps(bench),
+            "stages": lambda: measure_stages(bench),
+            "pipelines": lambda: measure_pipelines(bench),
+            "memory": lambda: measure_memory(bench, arguments.memory_frames),
+        }
+        for part in _PARTS:
+            if part in arguments.only.split(","):
+                result[part] = measures[part]()
+                print(json.dumps({part: result[part]}, indent=1), flush=True)
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
