@@ -102,26 +102,25 @@ def new_picture(like: Picture, width: int, height: int, *, pinned: bool = False)
     pinned: in page-locked memory, which a GPU can copy to while the program goes on; its planes have no padding.
     """
     pixel_format: PixelFormat = "nv12" if like.planes.pixel_format == "p010" else like.planes.pixel_format
+    shapes = plane_shapes(pixel_format, width, height)
     if pinned:
-        tensors = _new_tensors(pixel_format, width, height, pin_memory=True)
-        frame, planes = _frame_of(tensors, like, width, height), tuple(tensor.numpy() for tensor in tensors)
-        return Picture(frame, _like(like, pixel_format, width, height, planes), like.info)
-    frame = VideoFrame(hmp.Frame(width, height, like.info))
+        memory = [hmp.empty([*shape, 1][:3], dtype=hmp.uint8, pinned_memory=True) for shape in shapes]
+        frame = VideoFrame(hmp.Frame(memory, width, height, like.info))
+    else:
+        frame = VideoFrame(hmp.Frame(width, height, like.info))
     frame.copy_props(like.frame)
-    planes = tuple(
-        _plane(frame.frame().plane(index), shape)
-        for index, shape in enumerate(plane_shapes(pixel_format, width, height))
-    )
+    planes = tuple(_plane(frame.frame().plane(index), shape) for index, shape in enumerate(shapes))
     return Picture(frame, _like(like, pixel_format, width, height, planes), like.info)
 
 
 def new_device_picture(like: Picture, width: int, height: int, device: torch.device) -> Picture:
-    """`new_picture` in the memory of a GPU, from PyTorch's allocator and for its current stream."""
+    """`new_picture` in the memory of a GPU, from BMF's pool, which orders nothing between streams."""
+    from bmf_trt_seg.bmf_tensors import device_planes
+
     pixel_format: PixelFormat = "nv12" if like.planes.pixel_format == "p010" else like.planes.pixel_format
-    tensors = _new_tensors(pixel_format, width, height, device=device)
-    return Picture(
-        _frame_of(tensors, like, width, height), _like(like, pixel_format, width, height, tensors), like.info
-    )
+    frame = VideoFrame(hmp.Frame(width, height, like.info, device=f"cuda:{device.index or 0}"))
+    frame.copy_props(like.frame)
+    return Picture(frame, _like(like, pixel_format, width, height, device_planes(frame.frame())), like.info)
 
 
 def watched(frame: VideoFrame, gone: Callable[[], None]) -> VideoFrame:
@@ -144,36 +143,19 @@ class _Witness(np.ndarray[Any, np.dtype[np.uint8]]):
     """Memory whose end can be seen: plain arrays take no weak references."""
 
 
-def _new_tensors(pixel_format: PixelFormat, width: int, height: int, **where: Any) -> tuple[torch.Tensor, ...]:
-    import torch
-
-    return tuple(torch.empty(shape, dtype=torch.uint8, **where) for shape in plane_shapes(pixel_format, width, height))
-
-
-def _frame_of(tensors: tuple[torch.Tensor, ...], like: Picture, width: int, height: int) -> VideoFrame:
-    """A BMF frame of these planes, without a copy, with the properties of `like`."""
-    from bmf_trt_seg.bmf_tensors import given
-
-    planes = [given(plane if plane.ndim == 3 else plane[..., None]) for plane in tensors]
-    frame = VideoFrame(hmp.Frame(planes, width, height, like.info))
-    frame.copy_props(like.frame)
-    return frame
-
-
 def _like(like: Picture, pixel_format: PixelFormat, width: int, height: int, planes: tuple[Any, ...]) -> FramePlanes:
     return FramePlanes(pixel_format, width, height, planes, like.planes.matrix, like.planes.value_range)
 
 
 def _device_picture(frame: VideoFrame, device: torch.device) -> Picture | None:
     """A CUDA frame through DLPack, without a copy; None if its format or shape is not handled there."""
-    from bmf_trt_seg.bmf_tensors import shared
+    from bmf_trt_seg.bmf_tensors import device_planes
 
     picture = frame.frame()
     source, pixel_format = picture.pix_info(), _ON_DEVICE.get(int(picture.format()))
     if pixel_format is None:
         return None
-    views = [shared(picture.plane(index)) for index in range(picture.nplanes())]
-    planes = tuple(view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views)
+    planes = device_planes(picture)
     if [tuple(plane.shape) for plane in planes] != plane_shapes(pixel_format, frame.width, frame.height):
         return None  # chroma of an odd size, which BMF rounds down
     if planes[0].device != device:

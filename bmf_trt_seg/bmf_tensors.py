@@ -1,13 +1,14 @@
-"""Memory shared between BMF and PyTorch."""
+"""BMF's memory, shown to PyTorch.
+
+There is no way back: BMF 0.2.0 never lets go of a tensor that it was given through DLPack.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import bmf.hmp as hmp
 import torch
 
-__all__ = ["device_bytes", "given", "shared"]
+__all__ = ["device_bytes", "device_planes", "shared"]
 
 
 def device_bytes(count: int, device: torch.device) -> torch.Tensor:
@@ -30,22 +31,7 @@ def shared(tensor: hmp.Tensor) -> torch.Tensor:
     return torch.from_dlpack(tensor.__dlpack__())
 
 
-def given(tensor: torch.Tensor) -> hmp.Tensor:
-    """A PyTorch tensor as a BMF tensor of the same memory, which is PyTorch's again when BMF lets go of it.
-
-    Nothing is ordered: what was written to it has to be done before BMF reads it.
-    """
-    return hmp.from_dlpack(_Given(tensor))
-
-
-class _Given:
-    """BMF passes `__dlpack__` a stream by position, which PyTorch does not take."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor = tensor
-
-    def __dlpack__(self, *arguments: Any) -> Any:
-        return torch.utils.dlpack.to_dlpack(self._tensor)
-
-    def __dlpack_device__(self) -> Any:
-        return self._tensor.__dlpack_device__()
+def device_planes(frame: hmp.Frame) -> tuple[torch.Tensor, ...]:
+    """The planes of a frame on a GPU, of shapes (H, W) or (H, W, C); views that keep the memory."""
+    views = (shared(frame.plane(index)) for index in range(frame.nplanes()))
+    return tuple(view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views)

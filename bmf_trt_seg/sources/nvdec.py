@@ -85,15 +85,17 @@ class NvDecSource(OurModule):
         return self._on_cpu()
 
     def _on_gpu(self) -> Iterator[VideoFrame]:
-        from bmf_trt_seg.bmf_tensors import given
         from bmf_trt_seg.sources.nvdecoder import device_pictures
 
-        info = self._track.info
+        info, device = self._track.info, device_index(self._options.device)
         pixels = _pixel_info(hmp.kPF_P010LE if info.bit_depth > 8 else hmp.kPF_NV12, info.matrix, info.is_full_range)
+
+        def new_planes(width: int, height: int) -> tuple[hmp.Frame, tuple[Any, ...]]:
+            return _device_frame(width, height, pixels, device)
+
         try:
-            for picture in device_pictures(self._track, device_index(self._options.device)):
-                planes = [given(picture.luma_hw1), given(picture.chroma_hw2)]
-                yield self._timed(VideoFrame(hmp.Frame(planes, pixels)), picture.pts)
+            for picture in device_pictures(self._track, device, new_planes):
+                yield self._timed(VideoFrame(picture.owner), picture.pts)
             if self._last_pts is not None:
                 return
             reason = "it gave not one frame"
@@ -137,6 +139,14 @@ class NvDecSource(OurModule):
 def _pixel_info(pixel_format: Any, matrix: int, is_full_range: bool) -> Any:
     space = hmp.ColorSpace(matrix) if 0 < matrix <= _LARGEST_MATRIX else hmp.kCS_UNSPECIFIED
     return hmp.PixelInfo(pixel_format, space, hmp.kCR_JPEG if is_full_range else hmp.kCR_MPEG)
+
+
+def _device_frame(width: int, height: int, pixels: Any, device: int) -> tuple[hmp.Frame, tuple[Any, ...]]:
+    """A frame from BMF's pool of GPU memory, and its planes as PyTorch's tensors."""
+    from bmf_trt_seg.bmf_tensors import device_planes
+
+    frame = hmp.Frame(width, height, pixels, device=f"cuda:{device}")
+    return frame, device_planes(frame)
 
 
 def _host_frame(picture: av.VideoFrame, info: TrackInfo) -> VideoFrame:

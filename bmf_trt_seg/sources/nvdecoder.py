@@ -6,7 +6,7 @@ It knows PyTorch and PyNvVideoCodec; it does not know BMF.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,10 @@ from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.hardware import pynvvideocodec
 from bmf_trt_seg.sources.packets import NVDEC_CODECS, Track, TrackInfo
 
-__all__ = ["DevicePicture", "device_pictures", "planes_of"]
+__all__ = ["DevicePicture", "NewPlanes", "device_pictures", "write_planes"]
+
+NewPlanes = Callable[[int, int], tuple[Any, tuple[torch.Tensor, ...]]]
+"""For a width and a height: whatever owns the memory, and its planes, (H, W) and (H / 2, W / 2, 2), uint8 or uint16."""
 
 _CAPABILITIES = ("num_decoder_engines", "width_max", "height_max", "width_min", "height_min")
 _MOST_FLUSHES = 64  # a decoder has no more pictures than this in hand at the end
@@ -28,10 +31,10 @@ class DevicePicture:
     """A decoded picture, upright, in device memory of its own; complete when it is given out."""
 
     pts: int
-    luma_hw1: torch.Tensor
-    """(H, W, 1) uint8, or uint16 with the value in the upper bits (P010)."""
-    chroma_hw2: torch.Tensor
-    """(H / 2, W / 2, 2), of the same type."""
+    owner: Any
+    """Whatever `NewPlanes` gave for it."""
+    planes: tuple[torch.Tensor, ...]
+    """Luma (H, W) and chroma (H / 2, W / 2, 2): uint8, or uint16 with the value in the upper bits (P010)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,13 @@ class _Surface:
     height: int
 
 
-def device_pictures(track: Track, device: int) -> Iterator[DevicePicture]:
+def device_pictures(track: Track, device: int, new_planes: NewPlanes) -> Iterator[DevicePicture]:
     """The pictures of a track between its start and its end, in the order of display, decoded by NVDEC.
 
-    Their memory comes from PyTorch's allocator, in the pool of the default stream, and goes back there with the last
-    reference: who reads them on another stream has to have done so by then. Raises StreamError with a reason of one
-    line if the GPU cannot decode this, before the first picture or at any later one.
+    They are written into the memory that `new_planes` gives, which may still be in use on the current stream. Raises
+    StreamError with a reason of one line if the GPU cannot decode this, before the first picture or at any later one.
     """
-    decoder = _Decoder(track.info, device)
+    decoder = _Decoder(track.info, device, new_planes)
     shown = _Times(track.info)
     for packet in track.packets():
         if packet.pts is not None:
@@ -99,10 +101,10 @@ class _Times:
 class _Decoder:
     """A decoder with a CUDA stream of its own, whose pictures are copied into memory of PyTorch's."""
 
-    def __init__(self, info: TrackInfo, device: int) -> None:
+    def __init__(self, info: TrackInfo, device: int, new_planes: NewPlanes) -> None:
+        self._new_planes = new_planes
         self._device = torch.device("cuda", device)
         self._turns = info.quarter_turns
-        self._is_deep = info.bit_depth > 8
         with torch.cuda.device(self._device):
             self._stream = torch.cuda.Stream()
             self._nvdec = _PyNvDecoder(info, device, self._stream.cuda_stream)
@@ -117,30 +119,28 @@ class _Decoder:
 
     def _copied(self, surface: _Surface, pts: int) -> DevicePicture:
         memory = torch.as_tensor(_Memory(surface.address, surface.count), device=self._device)
-        planes = planes_of(memory, surface.width, surface.height, self._is_deep, self._turns, self._stream)
-        return DevicePicture(pts, *planes)
+        size = surface.width, surface.height
+        owner, planes = self._new_planes(*(size[::-1] if self._turns % 2 else size))
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            write_planes(memory, *size, planes, self._turns)
+        return DevicePicture(pts, owner, planes)
 
 
-def planes_of(
-    surface: torch.Tensor, width: int, height: int, is_deep: bool, turns: int = 0, stream: Any = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copies of the planes of an NV12 surface, or P010 if `is_deep`, (bytes,) uint8: (H, W, 1) and (H / 2, W / 2, 2).
+def write_planes(
+    surface: torch.Tensor, width: int, height: int, planes: Sequence[torch.Tensor], turns: int = 0
+) -> None:
+    """Write the planes of an NV12 surface, (bytes,) uint8, or of a P010 one into `planes`, uint8 or uint16.
 
-    They are turned counterclockwise by 90 degrees so many times. The memory is allocated on the current stream, and
-    written on `stream`, if one is given.
+    They are turned counterclockwise by 90 degrees so many times.
     """
+    is_deep = planes[0].dtype != torch.uint8
     samples = surface.view(torch.int16) if is_deep else surface  # of unsigned ones PyTorch knows little but the name
-    luma = samples[: width * height].view(height, width, 1)
+    luma = samples[: width * height].view(height, width)
     chroma = samples[width * height :].view(height // 2, width // 2, 2)
-    if turns % 2:
-        width, height = height, width
-    copies = samples.new_empty((height, width, 1)), samples.new_empty((height // 2, width // 2, 2))
-    if stream is not None:  # the current one may still be at work on this memory, for who had it before
-        stream.wait_stream(torch.cuda.current_stream(surface.device))
-    with torch.cuda.stream(stream):
-        for copy, original in zip(copies, (luma, chroma), strict=True):
-            copy.copy_(torch.rot90(original, turns) if turns else original)
-    return (copies[0].view(torch.uint16), copies[1].view(torch.uint16)) if is_deep else copies
+    for plane, original in zip(planes, (luma, chroma), strict=True):
+        target = plane.view(torch.int16) if is_deep else plane
+        target.copy_(torch.rot90(original, turns) if turns else original)
 
 
 class _Memory:

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import bmf.hmp as hmp
 import pytest
 import torch
 
 from bmf_trt_seg import transcode
+from bmf_trt_seg.bmf_tensors import device_planes
 from bmf_trt_seg.sources import nvdec, nvdecoder
 
 
@@ -83,18 +85,24 @@ class FakeLibrary:
 class HostDecoder(nvdecoder._Decoder):
     """The decoder of `nvdecoder` with copies in host memory."""
 
-    def __init__(self, info: Any, device: int) -> None:
+    def __init__(self, info: Any, device: int, new_planes: nvdecoder.NewPlanes) -> None:
         self._nvdec = nvdecoder._PyNvDecoder(info, device, 77)
-        self._deep, self._quarter_turns = info.bit_depth > 8, info.quarter_turns
+        self._new_planes, self._turns = new_planes, info.quarter_turns
 
     def copies(self, packet: Any, shown: Any) -> list[Any]:
         return [self._host(surface, shown.of(surface.pts)) for surface in self._nvdec.decode(packet)]
 
     def _host(self, surface: Any, pts: int) -> nvdecoder.DevicePicture:
         flat = torch.frombuffer(bytearray(ctypes.string_at(surface.address, surface.count)), dtype=torch.uint8)
-        return nvdecoder.DevicePicture(
-            pts, *nvdecoder.planes_of(flat, surface.width, surface.height, self._deep, self._quarter_turns)
-        )
+        size = surface.width, surface.height
+        owner, planes = self._new_planes(*(size[::-1] if self._turns % 2 else size))
+        nvdecoder.write_planes(flat, *size, planes, self._turns)
+        return nvdecoder.DevicePicture(pts, owner, planes)
+
+
+def host_frame(width: int, height: int, pixels: Any, device: int) -> tuple[hmp.Frame, tuple[torch.Tensor, ...]]:
+    frame = hmp.Frame(width, height, pixels)
+    return frame, device_planes(frame)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **capabilities: int) -> FakeLibrary:
@@ -103,6 +111,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **capabilities: in
     monkeypatch.setattr(nvdecoder, "pynvvideocodec", lambda: library)
     monkeypatch.setattr(nvdecoder, "_primary_context", lambda device: 55)
     monkeypatch.setattr(nvdecoder, "_Decoder", HostDecoder)
+    monkeypatch.setattr(nvdec, "_device_frame", host_frame)
     monkeypatch.setattr(nvdec, "nvdec_missing", lambda device: "")
     monkeypatch.setattr(transcode, "nvdec_missing", lambda device: "")
     return library

@@ -73,7 +73,7 @@ def test_auto_takes_nvdec_where_the_network_runs_on_a_gpu(
     plain_clip: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], is_for_gpu: bool
 ) -> None:
     monkeypatch.setattr(transcode, "nvdec_missing", lambda device: "")
-    chosen = transcode._with_engines(
+    chosen, _ = transcode._with_engines(
         VideoJob(plain_clip, Path("out.mp4"), SegmentOptions(**{"model": "person", **options}))
     )
     assert chosen.decoder == ("auto" if is_for_gpu else "ffmpeg")
@@ -84,13 +84,10 @@ def test_auto_takes_nvdec_where_the_network_runs_on_a_gpu(
         assert node["option"] == {"path": str(plain_clip), "decoder": "auto", "device": device}
 
 
-def test_what_is_used_is_said(plain_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_what_is_used_is_said(plain_clip: Path, tmp_path: Path) -> None:
     options = SegmentOptions(model="person", device="cuda")
-    transcode._with_engines(VideoJob(plain_clip, tmp_path / "out.mp4", options, Encoding("auto")))
-    assert [record.getMessage() for record in caplog.records] == [
-        "stream 'segment': decoder FFmpeg (not NVDEC: PyTorch finds no NVIDIA GPU here), encoder libx264"
-    ]
+    _, text = transcode._with_engines(VideoJob(plain_clip, tmp_path / "out.mp4", options, Encoding("auto")))
+    assert text == "decoder FFmpeg (not NVDEC: PyTorch finds no NVIDIA GPU here), encoder libx264"
 
 
 def test_nvdec_by_name_where_it_cannot(
@@ -129,7 +126,7 @@ def test_parameters_of_nvenc(plain_clip: Path, preset: str, theirs: str) -> None
 
 def test_auto_takes_nvenc_where_there_is_one(plain_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcode, "nvenc_missing", lambda codec, device: "")
-    chosen = transcode._with_engines(job(plain_clip, Path("o.mp4"), Path("m.onnx"), encoding=Encoding("auto")))
+    chosen, _ = transcode._with_engines(job(plain_clip, Path("o.mp4"), Path("m.onnx"), encoding=Encoding("auto")))
     assert chosen.encoding.codec == "h264_nvenc"
 
 
