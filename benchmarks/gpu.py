@@ -86,13 +86,13 @@ def _likely_scores() -> torch.Tensor:
 
 
 def measure_steps(bench: Bench) -> dict[str, Any]:
-    from bmf_trt_seg.cuda_kernels import kernels_for
-    from bmf_trt_seg.overlay_cuda import CudaOverlay, Drawing
     from cvcuda_chain import MEAN, STD, CvCudaSteps
     from factories import make_spec
 
+    from bmf_trt_seg.cuda_kernels import kernels_for
     from bmf_trt_seg.frames import FramePlanes
     from bmf_trt_seg.overlay import Look
+    from bmf_trt_seg.overlay_cuda import CudaOverlay, Drawing
     from bmf_trt_seg.preprocess_cuda import CudaPreprocess
 
     device = torch.device("cuda", 0)
@@ -162,24 +162,25 @@ def measure_steps(bench: Bench) -> dict[str, Any]:
 
 
 def _nvdec_alone(bench: Bench, streams: int) -> float:
-    """Frames a second of PyNvVideoCodec's own loop, a thread a stream."""
+    """Frames a second of PyNvVideoCodec's own loop, a thread a stream, without the start of the decoders."""
     import PyNvVideoCodec
 
-    counts = [0] * streams
+    times: list[list[float]] = [[] for _ in range(streams)]
 
-    def decode(index: int) -> None:
+    def decode(kept: list[float]) -> None:
         demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(bench.clip))
         decoder = PyNvVideoCodec.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
         for packet in demuxer:
-            counts[index] += len(decoder.Decode(packet))
+            for _ in decoder.Decode(packet):
+                kept.append(time.perf_counter())
 
-    threads = [threading.Thread(target=decode, args=(index,)) for index in range(streams)]
-    begin = time.perf_counter()
+    threads = [threading.Thread(target=decode, args=(kept,)) for kept in times]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - begin)
+    begin, end = max(kept[0] for kept in times), min(kept[-1] for kept in times)  # while all of them run
+    return sum(begin < moment <= end for kept in times for moment in kept) / (end - begin)
 
 
 def _network_alone(bench: Bench) -> float:
@@ -259,9 +260,9 @@ def _encoder(number: int, path: Path, stream: str) -> dict[str, Any]:
 
 
 def _run(nodes: list[dict[str, Any]], sinks: list[str], *, to_end: bool = True) -> float:
-    """Frames a second of a graph, without its start: from the first frame at a sink to the end of the run.
+    """Frames a second of a graph, without its start: from the first frame at the sink to the end of the run.
 
-    Without `to_end`, to the last frame.
+    Without `to_end`, of all sinks together while frames come to each of them.
     """
     import graph_nodes
 
@@ -276,8 +277,11 @@ def _run(nodes: list[dict[str, Any]], sinks: list[str], *, to_end: bool = True) 
         }
     )  # fmt: skip
     end = time.perf_counter()
-    times = sorted(time for name in sinks for time in graph_nodes.ARRIVALS[name])
-    return (len(times) - 1) / ((end if to_end else times[-1]) - times[0])
+    kept = [graph_nodes.ARRIVALS[name] for name in sinks]
+    if to_end:
+        return (len(kept[0]) - 1) / (end - kept[0][0])
+    begin, end = max(times[0] for times in kept), min(times[-1] for times in kept)  # while all streams run
+    return sum(begin < moment <= end for times in kept for moment in times) / (end - begin)
 
 
 def _decoder(number: int, bench: Bench, stream: str) -> dict[str, Any]:
@@ -301,6 +305,16 @@ def _on_gpu(bench: Bench, streams: int) -> float:
         ]
         sinks.append(name)
     return _run(nodes, sinks, to_end=False)
+
+
+def _traced(bench: Bench) -> float:
+    from bmf_trt_seg import trace
+
+    trace.start()
+    try:
+        return _on_gpu(bench, 1)
+    finally:
+        trace.stop()
 
 
 def _decoder_node_alone(bench: Bench) -> float:
@@ -369,17 +383,17 @@ class _HostTime:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def watch(self, module: type[Any]) -> None:
-        direct, name = module.work, module.__name__
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        direct = getattr(owner, method)
 
-        def work(this: Any, task: Any) -> None:
+        def timed(*given: Any) -> Any:
             begin = time.thread_time()
             try:
-                direct(this, task)
+                return direct(*given)
             finally:
                 self.seconds[name] = self.seconds.get(name, 0.0) + time.thread_time() - begin
 
-        module.work = work
+        setattr(owner, method, timed)
 
 
 def measure_stages(bench: Bench) -> dict[str, Any]:
@@ -398,19 +412,22 @@ def measure_stages(bench: Bench) -> dict[str, Any]:
 def measure_pipelines(bench: Bench) -> dict[str, Any]:
     from bmf_trt_seg.module import SegmentModule
     from bmf_trt_seg.sources.nvdec import NvDecSource
+    from bmf_trt_seg.sources.nvdecoder import _PyNvDecoder
 
     found = _each(
         bench,
         {
             "GPU only, 1 stream": lambda: _on_gpu(bench, 1),
             f"GPU only, {_STREAMS} streams": lambda: _on_gpu(bench, _STREAMS),
+            "GPU only, 1 stream, traced": lambda: _traced(bench),
             "to libx264": lambda: _to_x264(bench),
             "step by step, to libx264": lambda: _step_by_step(bench),
         },
     )
     host = _HostTime()
-    for module in (SegmentModule, NvDecSource):
-        host.watch(module)
+    host.watch(SegmentModule, "work", "SegmentModule")
+    host.watch(NvDecSource, "work", "NvDecSource")
+    host.watch(_PyNvDecoder, "decode", "of it in PyNvVideoCodec")
     _on_gpu(bench, 1)
     for name, seconds in host.seconds.items():
         found[f"{name}, host CPU ms a frame"] = round(seconds / bench.frames * 1e3, 3)

@@ -118,7 +118,6 @@ OPTIONAL = {
     "torch": {
         "backends.pytorch": True,
         "backends.tensorrt": True,
-        "bmf_frames": False,
         "bmf_tensors": True,
         "cuda_kernels": False,
         "cuda_queue": True,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bmf import Packet, ProcessResult, Task, Timestamp, VideoFrame
 from bmf.lib._bmf.sdk import Rational
 
-from bmf_trt_seg import metrics
+from bmf_trt_seg import metrics, trace
 from bmf_trt_seg.bmf_module import OurModule
 from bmf_trt_seg.errors import BackendUnavailable, StreamError
 from bmf_trt_seg.hardware import device_index, nvdec_missing
@@ -46,7 +46,8 @@ class NvDecSource(OurModule):
         self._frames = self._chosen()
 
     def work(self, task: Task) -> None:
-        frame = None if self._stream.stop_requested else next(self._frames, None)
+        with trace.timed(self._options.name, "decode", frame=self._stream.frames_in):
+            frame = None if self._stream.stop_requested else next(self._frames, None)
         output = task.get_outputs()[0]
         if frame is None:
             output.put(Packet.generate_eof_packet())

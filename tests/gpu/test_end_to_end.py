@@ -127,20 +127,18 @@ def masks_of(folder):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_frames_on_the_gpu_give_the_same_masks(person, person_fp32, portrait_clip, tmp_path, monkeypatch, batch_size):
-    from bmf_trt_seg.backends.tensorrt import TensorRTBackend
+    from bmf_trt_seg.cuda_queue import CudaQueue
 
-    used = []
-    direct = TensorRTBackend.infer_on_device
-    monkeypatch.setattr(
-        TensorRTBackend, "infer_on_device", lambda self, batch: used.append(len(batch)) or direct(self, batch)
-    )
+    uploads = []
+    direct = CudaQueue.upload
+    monkeypatch.setattr(CudaQueue, "upload", lambda self, plane: uploads.append(plane.shape) or direct(self, plane))
     results = {
         on_gpu: graph_over_nv12(
             portrait_clip, person_fp32, tmp_path, f"gpu{on_gpu}", on_gpu=on_gpu, batch_size=batch_size
         )
         for on_gpu in (False, True)
     }
-    assert sum(used) == 40, "the frames took another way than over the GPU"
+    assert len(uploads) == 2 * 40, "frames of the GPU were uploaded, or those of the host were not"
     (host_pts, host_luma, host_masks), (gpu_pts, gpu_luma, gpu_masks) = results[False], results[True]
     assert len(gpu_pts) == len(gpu_masks) == 40
     np.testing.assert_array_equal(gpu_pts, host_pts)

@@ -108,3 +108,39 @@ def test_a_failure_on_the_gpu_ends_the_graph(person_fp16, portrait_clip, tmp_pat
     monkeypatch.setattr(CudaPipeline, "_filled", broken)
     with pytest.raises(EngineError, match=r"failed on pictures on the GPU: CUDA error: misaligned address$"):
         run(portrait_clip, person_fp16, tmp_path / "out.npz", batch_size=4)
+
+
+def test_the_trace_shows_what_the_gpu_does():
+    from bmf_trt_seg import metrics, trace
+
+    counts, queue = metrics.open_stream("traced"), torch.cuda.Stream()
+    torch.cuda._sleep(1_000_000)
+    tracing = trace.start()
+    try:
+        for number in range(3):
+            with counts.stage("infer", on=queue, frame=number), torch.cuda.stream(queue):
+                torch.cuda._sleep(20_000_000)  # clock cycles, some 10 ms
+            torch.cuda.synchronize()
+        spans = tracing.spans()
+    finally:
+        trace.stop()
+    on_host = [span for span in spans if span.row == "infer"]
+    on_gpu = [span for span in spans if span.row == "infer (GPU)"]
+    assert len(on_host) == len(on_gpu) == 3
+    for host, device in zip(on_host, on_gpu, strict=True):
+        assert abs(device.begin_ns - host.begin_ns) < 2_000_000
+        assert device.end_ns - device.begin_ns > 5 * (host.end_ns - host.begin_ns)
+
+
+def test_a_traced_run_has_all_rows(person_fp16, portrait_clip, tmp_path):
+    from bmf_trt_seg import trace
+
+    tracing = trace.start()
+    try:
+        run(portrait_clip, person_fp16, tmp_path / "out.npz", batch_size=4, name="traced")
+        torch.cuda.synchronize()
+        rows = {span.row for span in tracing.spans() if span.stream == "traced"}
+    finally:
+        trace.stop()
+    stages = {"preprocess", "infer", "overlay", "copy"}
+    assert rows >= stages | {f"{stage} (GPU)" for stage in stages} | {"input wait", "output"}
