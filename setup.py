@@ -37,12 +37,14 @@ setup(
         "typing-extensions>=4.10",
     ],
     extras_require={
+        "live": ["prometheus-client>=0.20"],
         "nvdec": ["PyNvVideoCodec>=2.0", "torch>=2.4"],
         "pytorch": ["torch>=2.4"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=8.6", "torch>=2.4"],
         "test": [
             "ai-edge-litert>=1.2",
             "mypy>=1.10",
+            "prometheus-client>=0.20",
             "psutil>=5.9",
             "pytest>=8.2",
             "pytest-timeout>=2.3",

@@ -28,6 +28,7 @@ class CvCudaSteps:
         self._size_hw, self._network_hw, self._dtype = size_hw, network_hw, dtype
         shape = (1, 1, 1, 3)
         self._mean = cvcuda.as_tensor(torch.tensor(MEAN, device="cuda").reshape(shape), "NHWC")
+        self._mean_chw, self._std_chw = (torch.tensor(values, device="cuda")[:, None, None] for values in (MEAN, STD))
         self._std = cvcuda.as_tensor(torch.tensor(STD, device="cuda").reshape(shape), "NHWC")
 
     def preprocess(self, nv12: torch.Tensor) -> torch.Tensor:
@@ -53,8 +54,7 @@ class CvCudaSteps:
                 data_type=cvcuda.Type.F32,
                 scale=1 / 255,
             )
-            mean, std = (torch.tensor(values, device="cuda")[:, None, None] for values in (MEAN, STD))
-            return ((_torch(planes) - mean) / std).to(self._dtype)
+            return ((_torch(planes) - self._mean_chw) / self._std_chw).to(self._dtype)
 
     def rgb(self, nv12: torch.Tensor) -> Any:
         return cvcuda.cvtcolor(cvcuda.as_tensor(nv12, "NHWC"), cvcuda.ColorConversion.YUV2RGB_NV12)

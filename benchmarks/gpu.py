@@ -47,6 +47,8 @@ class Bench:
         self.engine: Path = arguments.engine
         self.folder = folder
         self._clip: Path | None = arguments.clip
+        self.film: Path | None = None
+        """What pipelines play in the place of the clip."""
 
     @property
     def clip(self) -> Path:
@@ -62,14 +64,19 @@ class Bench:
 
 
 def _us_a_frame(run: Callable[[], Any], calls: int = 200) -> float:
-    """Device time of a call, from CUDA events around many that are queued without a gap, in microseconds a frame."""
+    """Device time of a call, from CUDA events around many that are queued without a gap, in microseconds a frame.
+
+    All calls work on the same pictures, part of which the GPU's cache holds, for every way alike.
+    """
     for _ in range(10):
         run()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(20_000_000)  # so that the calls are queued before the first one runs
+    torch.cuda._sleep(200_000_000)  # so that the calls are queued before the first one runs
     begin.record()
     for _ in range(calls):
         run()
+    if begin.query():
+        raise RuntimeError("the first call ran before the last was queued: this way waits for the GPU")
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) * 1e3 / calls / _BATCH
@@ -285,8 +292,8 @@ def _run(nodes: list[dict[str, Any]], sinks: list[str], *, to_end: bool = True) 
 
 
 def _decoder(number: int, bench: Bench, stream: str) -> dict[str, Any]:
-    option = {"path": str(bench.clip), "decoder": "nvdec", "name": stream}
-    return _node(number, "NvDecSource", option, [], [stream], "bmf_trt_seg.sources.nvdec.NvDecSource")
+    option = {"path": str(bench.film or bench.clip), "decoder": "nvdec", "name": stream}
+    return _node(number, "NvDecSource", option, [], [stream], "bmf_trt_seg.sources.NvDecSource")
 
 
 def _segment(number: int, bench: Bench, name: str, source: str, target: str, **values: Any) -> dict[str, Any]:
@@ -350,15 +357,15 @@ def _step_by_step(bench: Bench) -> float:
     paint = sample.color(_BATCH, (200, 40, 40))
     count = 0
     with TensorRTBackend(bench.engine, spec, batch_size=_BATCH) as backend, av.open("/dev/null", "w", "mp4") as sink:
-        backend.use_cuda_graphs = False
         output = sink.add_stream("libx264", 30, options={"preset": "veryfast", "crf": "23"})
-        output.width, output.height, output.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        output.width, output.height, output.pix_fmt = _WIDTH, _HEIGHT, "nv12"
+        output.codec_context.thread_type = "AUTO"  # PyAV's own choice would be threads by slices, as BMF has them not
         waiting: list[torch.Tensor] = []
-        begin = time.perf_counter()
+        begin = 0.0
         for packet in demuxer:
             for decoded in decoder.Decode(packet):
                 waiting.append(torch.from_dlpack(decoded).clone())
-                torch.cuda.synchronize()
+                torch.cuda.synchronize()  # the decoder writes there again at its next call
                 if len(waiting) < _BATCH:
                     continue
                 batch = torch.stack(waiting).view(_BATCH, _HEIGHT * 3 // 2, _WIDTH, 1)
@@ -370,9 +377,9 @@ def _step_by_step(bench: Bench) -> float:
                 drawn = sample.draw(batch, scores, 15, paint)
                 torch.cuda.synchronize()
                 for picture in drawn.view(_BATCH, _HEIGHT * 3 // 2, _WIDTH).cpu().numpy():
-                    frame = av.VideoFrame.from_ndarray(picture, format="nv12")
-                    sink.mux(output.encode(frame.reformat(format="yuv420p")))
-                    count += 1
+                    sink.mux(output.encode(av.VideoFrame.from_ndarray(picture, format="nv12")))
+                    count += begin > 0
+                begin = begin or time.perf_counter()  # the first batch warms up
         sink.mux(output.encode(None))
         return count / (time.perf_counter() - begin)
 
@@ -446,10 +453,33 @@ def _each(bench: Bench, ways: dict[str, Callable[[], float]]) -> dict[str, Any]:
     return found
 
 
+def _looped(clip: Path, times: int, target: Path) -> Path:
+    """The same film so many times, without encoding it again."""
+    import av
+
+    with av.open(str(target), "w") as sink:
+        output, offset = None, 0
+        for _ in range(times):
+            with av.open(str(clip)) as source:
+                stream = source.streams.video[0]
+                output = output or sink.add_stream_from_template(stream)
+                last = 0
+                for packet in source.demux(stream):
+                    if packet.dts is None:
+                        continue
+                    packet.dts, packet.pts = packet.dts + offset, packet.pts + offset
+                    last = max(last, packet.pts + packet.duration)
+                    packet.stream = output
+                    sink.mux(packet)
+                offset = last
+    return target
+
+
 def measure_memory(bench: Bench, total: int) -> dict[str, Any]:
-    """Device memory in use, read while 8 streams run for `total` frames."""
+    """The most device memory in use in the first and the last third of one run of 8 streams, after its start."""
     import graph_nodes
 
+    bench.film = _looped(bench.clip, max(1, round(total / _STREAMS / bench.frames)), bench.folder / "long.mp4")
     readings: list[tuple[int, int]] = []
     done = threading.Event()
 
@@ -457,23 +487,24 @@ def measure_memory(bench: Bench, total: int) -> dict[str, Any]:
         while not done.wait(0.25):
             frames = sum(map(len, graph_nodes.ARRIVALS.values()))
             free, whole = torch.cuda.mem_get_info()
-            readings.append((base + frames, whole - free))
+            readings.append((frames, whole - free))
 
-    base = 0
+    graph_nodes.ARRIVALS.clear()
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        while base < total:
-            graph_nodes.ARRIVALS.clear()
-            _on_gpu(bench, _STREAMS)
-            base += sum(map(len, graph_nodes.ARRIVALS.values()))
-            graph_nodes.ARRIVALS.clear()
+        _on_gpu(bench, _STREAMS)
     finally:
         done.set()
         thread.join()
-    rounds = max(1, total // (bench.frames * _STREAMS))
-    first = max(used for frames, used in readings if frames <= base / max(2, rounds))
-    return {"frames": base, "peak in the first part, MiB": first >> 20, "peak, MiB": max(u for _, u in readings) >> 20}
+        bench.film = None
+    frames = sum(map(len, graph_nodes.ARRIVALS.values()))
+    begin = frames // 20
+    thirds = [begin, begin + (frames - begin) // 3, begin + 2 * (frames - begin) // 3, frames + 1]
+    first, last = (
+        max(used for number, used in readings if thirds[part] <= number < thirds[part + 1]) for part in (0, 2)
+    )
+    return {"frames": frames, "first third, MiB": first >> 20, "last third, MiB": last >> 20}
 
 
 def main() -> None:
@@ -505,7 +536,7 @@ def main() -> None:
         }
         for part in _PARTS:
             if part in arguments.only.split(","):
-                result[part] = measures[part]()
+                result[part] = {"date": date.today().isoformat(), **measures[part]()}
                 print(json.dumps({part: result[part]}, indent=1), flush=True)
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

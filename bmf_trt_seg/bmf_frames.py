@@ -114,13 +114,16 @@ def new_picture(like: Picture, width: int, height: int, *, pinned: bool = False)
 
 
 def new_device_picture(like: Picture, width: int, height: int, device: torch.device) -> Picture:
-    """`new_picture` in the memory of a GPU, from BMF's pool, which orders nothing between streams."""
+    """An NV12 frame in the memory of a GPU, which is what NVENC takes, otherwise as `new_picture`.
+
+    It comes from BMF's pool, which orders nothing between streams.
+    """
     from bmf_trt_seg.bmf_tensors import device_planes
 
-    pixel_format: PixelFormat = "nv12" if like.planes.pixel_format == "p010" else like.planes.pixel_format
-    frame = VideoFrame(hmp.Frame(width, height, like.info, device=f"cuda:{device.index or 0}"))
+    info = hmp.PixelInfo(hmp.kPF_NV12, like.info.space, like.info.range)
+    frame = VideoFrame(hmp.Frame(width, height, info, device=f"cuda:{device.index or 0}"))
     frame.copy_props(like.frame)
-    return Picture(frame, _like(like, pixel_format, width, height, device_planes(frame.frame())), like.info)
+    return Picture(frame, _like(like, "nv12", width, height, device_planes(frame.frame())), info)
 
 
 def watched(frame: VideoFrame, gone: Callable[[], None]) -> VideoFrame:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from bmf_trt_seg.cuda_streams import give_back, take
 
 __all__ = ["CudaQueue", "Mark"]
 
@@ -29,15 +31,14 @@ class Mark:
 
 
 class CudaQueue:
-    """Puts work on a stream, in order, and copies beside it; nothing here waits for the GPU."""
+    """Puts work on a stream, in order, and copies beside it; no method but `close` waits for the GPU."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         """`stream`: where kernels and network run."""
         self.device: torch.device = stream.device
         self.handle: int = stream.cuda_stream
         self.stream = stream
-        with torch.cuda.device(self.device):
-            self.uploads, self.downloads = torch.cuda.Stream(), torch.cuda.Stream()
+        self.uploads, self.downloads = take(self.device), take(self.device)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -57,12 +58,24 @@ class CudaQueue:
         return copied
 
     def download(self, sources: list[torch.Tensor], targets: list[npt.NDArray[Any]]) -> None:
-        """Copy tensors that the work so far writes into page-locked arrays of the same shapes, both without padding."""
-        self.downloads.wait_stream(self.stream)
+        """Copy tensors that work before `before_downloads` wrote into page-locked arrays of the same shapes.
+
+        None has padding.
+        """
         with torch.cuda.stream(self.downloads):
             for source, target in zip(sources, targets, strict=True):
                 torch.from_numpy(target).copy_(source, non_blocking=True)
                 source.record_stream(self.downloads)
+
+    def before_downloads(self) -> None:
+        """Downloads after this come after all work so far."""
+        self.downloads.wait_stream(self.stream)
+
+    @contextmanager
+    def afterwards(self) -> Iterator[None]:
+        """PyTorch's operators inside go behind the downloads so far, beside the work on the next pictures."""
+        with torch.cuda.device(self.device), torch.cuda.stream(self.downloads):
+            yield
 
     def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> npt.NDArray[Any]:
         """Host memory to download into; its values undefined."""
@@ -70,8 +83,18 @@ class CudaQueue:
         return array
 
     def mark(self) -> Mark:
-        """The end of all work and downloads so far."""
+        """The end of what is on the stream of downloads so far."""
         event = torch.cuda.Event(blocking=True)  # who waits for it sleeps and leaves the core to the encoder
-        self.downloads.wait_stream(self.stream)
         event.record(self.downloads)
         return Mark(event)
+
+    def drain(self) -> None:
+        """Wait until the GPU is done with everything, so that memory may be given up."""
+        for stream in (self.uploads, self.stream, self.downloads):
+            with suppress(RuntimeError):  # the GPU has failed, and that was told
+                stream.synchronize()
+
+    def close(self) -> None:
+        """Wait for everything and give up the streams of copies."""
+        self.drain()
+        give_back(self.uploads, self.downloads)

@@ -41,9 +41,9 @@ _BUILTIN_MODULES = {"c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter"}
 _OWN_OPTIONS: dict[str, type[Strict]] = {
     f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
     f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
-    f"{_PACKAGE}.sources.live.LiveSource": LiveOptions,
-    f"{_PACKAGE}.sources.nvdec.NvDecSource": NvDecOptions,
-    f"{_PACKAGE}.sources.sound.SoundGate": SoundGateOptions,
+    f"{_PACKAGE}.sources.LiveSource": LiveOptions,
+    f"{_PACKAGE}.sources.NvDecSource": NvDecOptions,
+    f"{_PACKAGE}.sources.SoundGate": SoundGateOptions,
 }
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0

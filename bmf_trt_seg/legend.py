@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class _Box:
     margin: int
     paint: tuple[npt.NDArray[np.float32], ...]
     through: tuple[npt.NDArray[np.float32], ...]
+    _tensors: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, rgba: npt.NDArray[np.uint8], target: FramePlanes, margin: int) -> _Box:
@@ -86,16 +87,21 @@ class _Box:
             area = plane[y : y + paint.shape[0], x : x + paint.shape[1]]
             height, width = area.shape[:2]
             if target.is_on_device:
-                _paint_tensor(area, through[:height, :width], paint[:height, :width])
+                factor, added = (values[:height, :width] for values in self._on_device(index, plane.device))
+                area.copy_((area * factor + added).round_())
             else:
                 area[...] = np.rint(area * through[:height, :width] + paint[:height, :width])
 
+    def _on_device(self, index: int, device: Any) -> tuple[Any, Any]:
+        """A plane's `through` and `paint` as tensors there."""
+        import torch
 
-def _paint_tensor(area: Any, through: npt.NDArray[np.float32], paint: npt.NDArray[np.float32]) -> None:
-    import torch
-
-    factor, added = (torch.from_numpy(np.array(values)).to(area.device) for values in (through, paint))
-    area.copy_((area * factor + added).round_())
+        if (index, device) not in self._tensors:
+            is_cuda = device.type == "cuda"  # from page-locked memory, so that nothing is waited for
+            arrays = (torch.from_numpy(np.array(values)) for values in (self.through[index], self.paint[index]))
+            factor, added = ((one.pin_memory() if is_cuda else one).to(device, non_blocking=True) for one in arrays)
+            self._tensors[index, device] = factor, added
+        return self._tensors[index, device]
 
 
 def _plane_codes(rgb: npt.NDArray[np.uint8], target: FramePlanes) -> list[npt.NDArray[np.float32]]:

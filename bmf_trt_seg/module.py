@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -40,6 +41,15 @@ class _Waiting:
         self.target: Picture | None = None
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """Pictures on their way through the pipeline."""
+
+    waiting: list[_Waiting]
+    batch: Batch
+    is_inferred: bool
+
+
 class SegmentModule(OurModule):
     """Segments the frames of its input stream.
 
@@ -56,12 +66,14 @@ class SegmentModule(OurModule):
         self._metrics = open_stream(options.name)
         self._pipeline = open_pipeline(options, self._metrics)
         self._waiting: list[_Waiting] = []
-        self._in_flight: deque[tuple[list[_Waiting], Batch]] = deque()
+        self._in_flight: deque[_Submitted] = deque()
         self._size_wh: tuple[int, int] | None = None
 
     def work(self, task: Task) -> None:
         with self._metrics.at_work():
             self._work(task)
+        if task.timestamp == Timestamp.DONE:
+            self._metrics.state = "ended"
 
     def _work(self, task: Task) -> None:
         for packet in packets(task.get_inputs()[0]):
@@ -78,7 +90,7 @@ class SegmentModule(OurModule):
                 if self._is_ready():
                     self._submit(task)
         # nothing calls this again before the next frame comes, which may be long after this one should have left
-        while self._in_flight and (self._options.max_latency_ms or self._in_flight[0][1].is_done()):
+        while self._in_flight and (self._options.max_latency_ms or self._in_flight[0].batch.is_done()):
             self._send_oldest(task)
 
     def _take(self, packet: Packet) -> None:
@@ -98,9 +110,9 @@ class SegmentModule(OurModule):
         self._metrics.frames_in += 1
 
     def _is_ready(self) -> bool:
-        """Whether what waits is a full batch, waits for no inference at all, or has waited long enough."""
+        """Whether what waits is a full batch, waits for no inference and nothing else, or has waited long enough."""
         due = sum(self._pipeline.is_due(item.number) for item in self._waiting)
-        if due == 0 or due == self._pipeline.batch_size:
+        if due == self._pipeline.batch_size or (due == 0 and not self._in_flight):
             return True
         limit = self._options.max_latency_ms / 1000
         return bool(limit) and time.monotonic() - self._waiting[0].since >= limit
@@ -121,11 +133,13 @@ class SegmentModule(OurModule):
             targets,
             wants_maps=_RECORDS in task.get_outputs(),
         )
-        self._in_flight.append((waiting, batch))
-        while len(self._in_flight) > self._options.max_in_flight or (
-            self._in_flight and self._in_flight[0][1].is_done()
-        ):
+        is_inferred = any(self._pipeline.is_due(item.number) for item in waiting)
+        self._in_flight.append(_Submitted(waiting, batch, is_inferred))
+        while self._in_flight and (self._is_crowded() or self._in_flight[0].batch.is_done()):
             self._send_oldest(task)
+
+    def _is_crowded(self) -> bool:
+        return sum(one.is_inferred for one in self._in_flight) > self._options.max_in_flight
 
     def _new_target(self, item: _Waiting) -> Picture:
         width, height = self._pipeline.size(item.planes.width, item.planes.height)
@@ -137,7 +151,8 @@ class SegmentModule(OurModule):
 
     def _send_oldest(self, task: Task) -> None:
         """Wait for the batch that was submitted first, and send its pictures."""
-        waiting, batch = self._in_flight.popleft()
+        submitted = self._in_flight.popleft()
+        waiting, batch = submitted.waiting, submitted.batch
         with self._metrics.stage("wait", frame=waiting[0].number, frames=len(waiting)):
             finished = batch.finish()
         outputs = task.get_outputs()
@@ -165,7 +180,9 @@ class SegmentModule(OurModule):
         )
 
     def close(self) -> None:
-        self._pipeline.close()
+        self._pipeline.close()  # waits for what is in flight
+        self._in_flight.clear()
+        self._waiting.clear()
 
 
 def _send(stream: Any, content: Any, timestamp: int) -> None:

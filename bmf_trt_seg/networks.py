@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bmf_trt_seg.backends import BACKENDS, Backend, select_backend
+from bmf_trt_seg.backends.shared import SharedBackend
 from bmf_trt_seg.engine.library import NO_GPU
 from bmf_trt_seg.engine.manifest import read_manifest
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError
@@ -26,8 +27,9 @@ _log = logging.getLogger(__name__)
 def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple[Backend, SegmentOptions]:
     """The backend that `options` name, not open yet, and the options as the network's shapes make them.
 
-    An engine is built here if there is none of the ONNX file yet; `cancelled` is asked meanwhile. Raises ConfigError,
-    ModelError, EngineError, BackendUnavailable or StreamError.
+    An engine is built here if there is none of the ONNX file yet; `cancelled` is asked meanwhile. With the option
+    'shared', it is one stream's face of a network that others use, too, and gets each picture at once. Raises
+    ConfigError, ModelError, EngineError, BackendUnavailable or StreamError.
     """
     model, spec, options = _network(options)
     backend = select_backend(options.backend, model)
@@ -42,15 +44,18 @@ def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple
             _log.info("building an engine from '%s', once; this may take minutes", model)
         engine.build(cancelled=cancelled)
         model = engine.path
-    made = backend(
-        model,
-        spec,
-        device=options.device,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        input_shapes=options.input_shapes,
+    settings: dict[str, Any] = {
+        "device": options.device,
+        "threads": options.threads,
+        "batch_size": options.batch_size,
+        "input_shapes": options.input_shapes,
+    }
+    if not options.shared:
+        return backend(model, spec, **settings), options
+    shared = SharedBackend(
+        model, spec, backend=backend, name=options.name, max_latency_ms=options.max_latency_ms, **settings
     )
-    return made, options
+    return shared, options.model_copy(update={"batch_size": 1})  # batches are made behind it
 
 
 def engine_for(options: SegmentOptions) -> EngineFromOnnx | None:

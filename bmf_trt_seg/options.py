@@ -115,7 +115,12 @@ class SegmentOptions(Strict):
         ge=0,
         le=60000,
         description="For live video: longest wait of a frame for its batch to fill, looked at whenever one comes, and "
-        "batches are not overlapped. 0: no limit.",
+        "batches are not overlapped. 0: no limit. With shared: longest wait for frames of other streams; 0: none.",
+    )
+    shared: bool = pydantic.Field(
+        False,
+        description="Frames of all streams of this process that run this network with this option go into common "
+        "batches of up to batch_size, through host memory.",
     )
     frames_out: Literal["host", "device"] = pydantic.Field(
         "host",
@@ -139,7 +144,7 @@ class RecordSinkOptions(Strict):
 
 
 class LiveOptions(Strict):
-    """Options of `bmf_trt_seg.sources.live.LiveSource`."""
+    """Options of `bmf_trt_seg.sources.LiveSource`."""
 
     url: str = pydantic.Field(min_length=1, description="Address (rtsp, rtmp, http), or a file, played in real time.")
     transport: Literal["tcp", "udp"] = pydantic.Field("tcp", description="How RTSP carries the video.")
@@ -161,7 +166,7 @@ class LiveOptions(Strict):
 
 
 class NvDecOptions(Strict):
-    """Options of `bmf_trt_seg.sources.nvdec.NvDecSource`."""
+    """Options of `bmf_trt_seg.sources.NvDecSource`."""
 
     path: str = pydantic.Field(min_length=1, description="File or address to decode.")
     start_seconds: float = pydantic.Field(0.0, ge=0, description="Frames before are left out; 0 is the first frame.")
@@ -190,7 +195,7 @@ class NvDecOptions(Strict):
 
 
 class SoundGateOptions(Strict):
-    """Options of `bmf_trt_seg.sources.sound.SoundGate`."""
+    """Options of `bmf_trt_seg.sources.SoundGate`."""
 
     lead_seconds: float = pydantic.Field(1.0, ge=0, le=60, description="How far sound may be before the pictures.")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from bmf_trt_seg.colors import parse_hex
 from bmf_trt_seg.cuda_kernels import BATCH, Kernels
@@ -32,11 +33,17 @@ _ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "none": 2, "index": 2}
 _BLEND, _CUTOUT, _MASK, _SIDEBYSIDE, _MAP_ONLY, _CONTOUR, _BLUR = range(7)
 _STYLES = {"blend": _BLEND, "cutout": _CUTOUT, "sidebyside": _SIDEBYSIDE}
 
-_TILES = ((256, 32), (128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
-_MAX_CELLS = 2048  # scores that a block has room for
+# as decide.cu has them
+_TILES = ((128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
+_MAX_CELLS = 1536  # scores that a block has room for
+_THREADS = 192, 1, 1  # most read four scores each, once, under a tile of a large picture
+
 _FIXED_TILE = 128, 16  # of the kernels that read maps
 _BLUR_TILE = 256
-_THREADS = 384, 1, 1  # most read four scores each, once, under a tile of a large picture
+_MAP_THREADS = 384, 1, 1
+
+
+_Key = tuple[object, ...]
 
 
 class _Frame(ctypes.Structure):
@@ -64,7 +71,7 @@ class _Overlay(ctypes.Structure):
         ("threshold", ctypes.c_float),
         *((name, ctypes.c_int) for name in ("has_cells", "is_vector", "quads_shift", "tile_high")),
         *((name, ctypes.c_int) for name in ("format", "style", "width", "height", "drawn_wide", "drawn_high", "left")),
-        *((name, ctypes.c_int) for name in ("is_aligned", "is_map_aligned", "reach")),
+        *((name, ctypes.c_int) for name in ("is_aligned", "is_map_aligned", "is_wide", "reach")),
         ("alpha", ctypes.c_float),
         ("keep", ctypes.c_float),
         ("ground", ctypes.c_ubyte * 4),
@@ -82,10 +89,17 @@ class _Kind:
     parameters: _Overlay
     name: str = "draw_held"
     tile: tuple[int, int] = _TILES[0]
+    blocks: tuple[int, int] = (0, 0)
+    """Of a picture."""
     scores_offset: int = 0
     """In bytes, to the first score that the picture covers."""
     vector_bytes: int = 0
     """To what scores have to be aligned so that four can be read at once; 0 if they cannot."""
+    width: int = 0
+    left: int = 0
+    has_map: bool = False
+    is_subsampled: bool = False
+    """This and the three before: what is read for each launch, of `parameters` and the pictures."""
 
 
 @dataclass
@@ -135,7 +149,7 @@ class CudaOverlay:
         self._tables: dict[object, torch.Tensor] = {}
         self._blur_kernels: dict[object, torch.Tensor] = {}
         self._nearest_of: dict[object, torch.Tensor] = {}
-        self._kinds: dict[object, _Kind] = {}
+        self._kinds: dict[int, dict[_Key, _Kind]] = {}
         self._scratch: dict[str, torch.Tensor] = {}
 
     def size(self, width: int, height: int) -> tuple[int, int]:
@@ -149,27 +163,24 @@ class CudaOverlay:
 
         Up to 32 pictures of one kind take one launch, contours two or three, blurs four or five.
         """
-        for group in _groups(items):
+        for key, group in _groups(items):
             if self._is_mask or self._look.style not in ("contour", "blur"):
-                self._launch(group, self._style(), stream)
+                self._launch(key, group, self._style(), stream)
             elif self._look.style == "contour":
-                self._draw_contour(self._with_maps(group, stream), stream)
+                self._draw_contour(key, self._with_maps(group, stream), stream)
             else:
-                self._draw_blur(self._with_maps(group, stream), stream)
+                self._draw_blur(key, self._with_maps(group, stream), stream)
 
     def _style(self) -> int:
         return _MASK if self._is_mask else _STYLES[self._look.style]
 
     # ------------------------------------------------------------------------------------------------ single pixels
 
-    def _launch(self, group: Sequence[Drawing], style: int, stream: int) -> None:
+    def _launch(self, key: _Key, group: Sequence[Drawing], style: int, stream: int) -> None:
         """Decide and draw, in one kernel; or decide only."""
-        kind = self._kind(group[0], style)
+        kind = self._kind(key, group[0], style)
         self._set_frames(kind, group)
-        width, height = kind.tile
-        frame = group[0].frame
-        grid = -(-frame.width // width), -(-frame.height // height), len(group)
-        self._kernels.launch(kind.name, grid, _THREADS, kind.parameters, stream)
+        self._kernels.launch(kind.name, (*kind.blocks, len(group)), _THREADS, kind.parameters, stream)
 
     def _set_scores(self, kind: _Kind, frame: FramePlanes, scores: torch.Tensor) -> None:
         """Tell the kernel about scores like these, and choose it."""
@@ -205,13 +216,11 @@ class CudaOverlay:
 
     def _nearest(self, source: int, target: int, device: torch.device) -> torch.Tensor:
         """On the device: which of `source` values OpenCV takes for each of `target`, int32."""
-        import torch
-
         key = source, target, device
         if key not in self._nearest_of:
             indices = np.arange(source, dtype=np.uint16)[None]  # how ties are rounded depends on OpenCV's version
             taken = cv2.resize(indices, (target, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
-            self._nearest_of[key] = torch.from_numpy(taken.astype(np.int32)).to(device)
+            self._nearest_of[key] = _uploaded(taken.astype(np.int32), device)
         return self._nearest_of[key]
 
     def _set_binary(self, parameters: _Overlay) -> None:
@@ -256,18 +265,18 @@ class CudaOverlay:
             for index, item in enumerate(group)
         ]
         if first.scores is not None or first.present is not None:
-            self._launch(drawings, _MAP_ONLY, stream)
+            self._launch(_key(drawings[0]), drawings, _MAP_ONLY, stream)
         return drawings
 
-    def _draw_contour(self, group: Sequence[Drawing], stream: int) -> None:
-        frame, kind = group[0].frame, self._kind(group[0], _CONTOUR)
+    def _draw_contour(self, key: _Key, group: Sequence[Drawing], stream: int) -> None:
+        frame, kind = group[0].frame, self._kind(key, group[0], _CONTOUR)
         kind.parameters.reach = max(2, round(min(frame.width, frame.height) / 240))
         self._set_scratched_frames(kind, group, frame.width * frame.height)
         for name in ("contour_runs", "contour_draw"):
-            self._kernels.launch(name, _grid(frame, len(group)), _THREADS, kind.parameters, stream)
+            self._kernels.launch(name, _grid(frame, len(group)), _MAP_THREADS, kind.parameters, stream)
 
-    def _draw_blur(self, group: Sequence[Drawing], stream: int) -> None:
-        frame, kind = group[0].frame, self._kind(group[0], _BLUR)
+    def _draw_blur(self, key: _Key, group: Sequence[Drawing], stream: int) -> None:
+        frame, kind = group[0].frame, self._kind(key, group[0], _BLUR)
         parameters = kind.parameters
         needed = largest = 0
         for number, plane in enumerate(frame.planes):
@@ -285,8 +294,8 @@ class CudaOverlay:
         self._set_scratched_frames(kind, group, needed)
         grid = -(-largest // _BLUR_TILE), len(frame.planes), len(group)
         for name in ("blur_shrink", "blur_rows", "blur_columns"):
-            self._kernels.launch(name, grid, _THREADS, parameters, stream)
-        self._kernels.launch("blur_draw", _grid(frame, len(group)), _THREADS, parameters, stream)
+            self._kernels.launch(name, grid, _MAP_THREADS, parameters, stream)
+        self._kernels.launch("blur_draw", _grid(frame, len(group)), _MAP_THREADS, parameters, stream)
 
     def _set_scratched_frames(self, kind: _Kind, group: Sequence[Drawing], bytes_each: int) -> None:
         bytes_each += -bytes_each % 16
@@ -295,8 +304,6 @@ class CudaOverlay:
 
     def _blur_kernel(self, sigma: float, device: torch.device) -> torch.Tensor:
         """The Gaussian that OpenCV blurs 8-bit pictures with: in 1/256, int16."""
-        import torch
-
         key = sigma, device
         if key not in self._blur_kernels:
             size = round(sigma * 3 * 2 + 1) | 1
@@ -307,21 +314,26 @@ class CudaOverlay:
                 side.append(round(weight + rest))
                 rest += weight - side[-1]
             weights = [*side, 256 - 2 * sum(side), *reversed(side)]
-            self._blur_kernels[key] = torch.tensor(weights, dtype=torch.int16, device=device)
+            self._blur_kernels[key] = _uploaded(np.array(weights, np.int16), device)
         return self._blur_kernels[key]
 
     # ------------------------------------------------------------------------------------------------- what is told
 
-    def _kind(self, item: Drawing, style: int) -> _Kind:
+    def _kind(self, key: _Key, item: Drawing, style: int) -> _Kind:
         """What a kernel is told about pictures like this one, but for where they lie; made once."""
-        key = _key(item), style
-        if key not in self._kinds:
-            kind = self._kinds[key] = _Kind(self._parameters(item, style))
+        of_style = self._kinds.setdefault(style, {})
+        kind = of_style.get(key)
+        if kind is None:
+            parameters = self._parameters(item, style)
+            kind = of_style[key] = _Kind(parameters)
+            kind.width, kind.left, kind.has_map = parameters.width, parameters.left, bool(parameters.has_map)
+            kind.is_subsampled = item.frame.is_subsampled
             if item.scores is not None:
                 self._set_scores(kind, item.frame, item.scores)
-            tile = kind.tile
-            kind.parameters.quads_shift, kind.parameters.tile_high = (tile[0] // 4).bit_length() - 1, tile[1]
-        return self._kinds[key]
+            width, height = kind.tile
+            kind.blocks = -(-item.frame.width // width), -(-item.frame.height // height)
+            kind.parameters.quads_shift, kind.parameters.tile_high = (width // 4).bit_length() - 1, height
+        return kind
 
     def _parameters(self, item: Drawing, style: int) -> _Overlay:
         frame, target = item.frame, item.target
@@ -346,39 +358,37 @@ class CudaOverlay:
         return parameters
 
     def _set_frames(self, kind: _Kind, group: Sequence[Drawing], scratch: int = 0, bytes_each: int = 0) -> None:
-        """Tell the kernel where the pictures lie, and their part of the scratch memory."""
-        planes_misaligned = maps_misaligned = scores_misaligned = 0
-        missing = (0,) * (3 - len(group[0].frame.planes))
-        is_yuv420p = len(missing) == 0
-        for index, item in enumerate(group):
-            before, after = item.frame.planes, item.target.planes
-            addresses = [plane.data_ptr() for plane in before] + [plane.data_ptr() for plane in after]
-            strides = [plane.stride(0) for plane in before] + [plane.stride(0) for plane in after]
-            for number, (address, stride) in enumerate(zip(addresses, strides, strict=True)):
-                # of yuv420p's chroma, two samples are read at once, else four bytes
-                planes_misaligned |= (address | stride) << (is_yuv420p and number % 3 > 0)
-            scores = 0 if item.scores is None else item.scores.data_ptr() + kind.scores_offset
-            map_hw = 0 if item.map_hw is None else item.map_hw.data_ptr()
-            present = 0 if item.present is None else item.present.data_ptr()
-            maps_misaligned |= map_hw
-            scores_misaligned |= scores
-            count = len(before)
+        """Tell the kernel where the pictures lie, and their part of the scratch memory.
+
+        It takes a good part of the host's time for a picture: hence as few calls and containers as can be.
+        """
+        parameters, offset = kind.parameters, 0
+        planes_bits = maps_bits = scores_bits = 0
+        for item in group:
+            bits, addresses, strides = _places(item.frame.planes)
+            target_bits, target_addresses, target_strides = _places(item.target.planes)
+            scores, map_hw, present = item.scores, item.map_hw, item.present
+            scores_at = 0 if scores is None else scores.data_ptr() + kind.scores_offset
+            map_at = 0 if map_hw is None else map_hw.data_ptr()
+            present_at = 0 if present is None else present.data_ptr()
+            planes_bits |= bits | target_bits
+            maps_bits |= map_at
+            scores_bits |= scores_at
             _PACKED_FRAME.pack_into(
-                kind.parameters,
-                index * _PACKED_FRAME.size,
-                *(*addresses[:count], *missing, *addresses[count:], *missing),
-                *(scores, map_hw, scratch + index * bytes_each, present),
-                *(*strides[:count], *missing, *strides[count:], *missing),
-            )
-        parameters = kind.parameters
-        parameters.is_aligned = (planes_misaligned | parameters.left) % 4 == 0
-        parameters.is_map_aligned = (maps_misaligned | parameters.width) % 4 == 0
-        parameters.is_vector = kind.vector_bytes > 0 and scores_misaligned % kind.vector_bytes == 0
+                parameters, offset, *addresses, *target_addresses, scores_at, map_at, scratch, present_at,
+                *strides, *target_strides,
+            )  # fmt: skip
+            offset += _PACKED_FRAME.size
+            scratch += bytes_each
+        planes_bits |= kind.left
+        maps_bits |= kind.width
+        parameters.is_aligned = planes_bits % 4 == 0
+        parameters.is_map_aligned = maps_bits % 4 == 0
+        parameters.is_wide = kind.is_subsampled and (planes_bits | maps_bits * kind.has_map) % 16 == 0
+        parameters.is_vector = kind.vector_bytes > 0 and scores_bits % kind.vector_bytes == 0
 
     def _table(self, frame: FramePlanes) -> torch.Tensor:
         """On the device: 256 times the codes of a class's colour and whether it is shown, then what it counts as."""
-        import torch
-
         device = frame.planes[0].device
         key = frame.pixel_format, frame.matrix, frame.value_range, device
         if key not in self._tables:
@@ -387,7 +397,7 @@ class CudaOverlay:
                 if self._is_mask and len(self._look.colors) == 1:
                     color = "#ffffff"
                 inks[index] = (*_codes(frame, parse_hex(color)), 1)
-            self._tables[key] = torch.from_numpy(np.concatenate([inks.ravel(), self._visible])).to(device)
+            self._tables[key] = _uploaded(np.concatenate([inks.ravel(), self._visible]), device)
         return self._tables[key]
 
     def _memory(self, name: str, count: int, frame: FramePlanes) -> torch.Tensor:
@@ -401,26 +411,62 @@ class CudaOverlay:
         return kept
 
 
-def _key(item: Drawing) -> object:
+def _key(item: Drawing) -> _Key:
     """What pictures of one launch have in common."""
-    frame, scores = item.frame, item.scores
+    frame, target, scores = item.frame, item.target, item.scores
+    of_scores = (None, None, None) if scores is None else (scores.dtype, scores.shape, scores.stride())
     return (
-        (frame.pixel_format, frame.width, frame.height, frame.matrix, frame.value_range, frame.planes[0].device),
-        (item.target.width, item.target.height),
-        None if scores is None else (scores.dtype, scores.shape, scores.stride()),
-        item.map_hw is None,
-        item.present is None,
-    )
+        frame.pixel_format, frame.width, frame.height, frame.matrix, frame.value_range, target.width, target.height,
+        *of_scores, item.map_hw is None, item.present is None,
+    )  # fmt: skip
 
 
-def _groups(items: Iterable[Drawing]) -> Iterator[list[Drawing]]:
+def _groups(items: Iterable[Drawing]) -> Iterator[tuple[_Key, list[Drawing]]]:
     """The pictures that can be drawn by one launch each; those with scores first: others may read their maps."""
-    groups: dict[object, list[Drawing]] = {}
+    groups: dict[_Key, list[Drawing]] = {}
+    last: _Key | None = None
+    group: list[Drawing] = []
     for item in items:
-        groups.setdefault(_key(item), []).append(item)
-    for group in sorted(groups.values(), key=lambda group: group[0].scores is None):
+        key = _key(item)
+        if key != last:  # to compare takes less time than to look up
+            group = groups.setdefault(key, [])
+            last = key
+        group.append(item)
+    for key, group in sorted(groups.items(), key=lambda pair: pair[1][0].scores is None):
         for start in range(0, len(group), BATCH):
-            yield group[start : start + BATCH]
+            yield key, group[start : start + BATCH]
+
+
+_Three = tuple[int, int, int]
+
+
+def _places(planes: Sequence[torch.Tensor]) -> tuple[int, _Three, _Three]:
+    """Addresses and strides of up to three planes; first, the bits that are zero where all of them are aligned.
+
+    Where there are two planes of chroma, their pieces are half as large as luma's.
+    """
+    luma = planes[0]
+    address, stride = luma.data_ptr(), luma.stride(0)
+    if len(planes) == 2:
+        chroma = planes[1]
+        other, other_stride = chroma.data_ptr(), chroma.stride(0)
+        return address | stride | other | other_stride, (address, other, 0), (stride, other_stride, 0)
+    if len(planes) == 1:
+        return address | stride, (address, 0, 0), (stride, 0, 0)
+    cb, cr = planes[1].data_ptr(), planes[2].data_ptr()
+    cb_stride, cr_stride = planes[1].stride(0), planes[2].stride(0)
+    bits = address | stride | (cb | cr | cb_stride | cr_stride) << 1
+    return bits, (address, cb, cr), (stride, cb_stride, cr_stride)
+
+
+def _uploaded(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """On the device; the host does not wait for it, which it would for memory that is not page-locked."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _codes(frame: FramePlanes, rgb: tuple[int, int, int]) -> tuple[int, ...]:

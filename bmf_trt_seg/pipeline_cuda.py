@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,13 @@ class CudaPipeline:
         self._overlay = CudaOverlay(spec, chosen, self.background, options.threshold, look, kernels)
         self._legend = Legend(look.labels, look.colors) if look.legend else None
         self._is_beside = look.output == "overlay" and look.style == "sidebyside"
+        self._is_closed = False
         self._smoothed: torch.Tensor | None = None
         self._held: torch.Tensor | None = None
         with self._in_queue():
             self._batch = self._new_batch(backend.batch_size)
             postprocess.check(tuple(self._backend.infer_on_device(self._batch).shape))
+            self._queue.drain()
 
     @property
     def device(self) -> torch.device:
@@ -97,31 +99,37 @@ class CudaPipeline:
     ) -> DrawnOnDevice:
         """Have consecutive pictures of one size segmented and drawn into `targets`, which are undefined until then.
 
-        `frames` and `targets` must live until `finish` of the result has returned. Numbers count from the first
-        picture of the stream, 0. Raises EngineError.
+        The result keeps `frames` and `targets` until the GPU is done with them. Numbers count from the first picture of
+        the stream, 0. Raises EngineError.
         """
         with self._in_queue():
             facts = {"frame": numbers[0], "frames": len(frames)}
-            pictures = self._uploaded(frames, facts)
+            pictures = [
+                _interleaved(picture) if target.pixel_format == "nv12" else picture
+                for picture, target in zip(self._uploaded(frames, facts), targets, strict=True)
+            ]
             due = [picture for picture, number in zip(pictures, numbers, strict=True) if self.is_due(number)]
             scores: Iterator[Any] = iter(())
             if due:
                 with self._metrics.stage("preprocess", on=self._queue.stream, **facts):
                     batch = self._filled(due)
-                with self._metrics.stage("infer", on=self._queue.stream, **facts):
-                    scores = iter(self._backend.infer_on_device(batch))
+                with self._metrics.stage("infer", on=self._queue.stream, frame=numbers[0], frames=len(due)):
+                    scores = iter(_for_drawing(self._backend.infer_on_device(batch)))
             with self._metrics.stage("overlay", on=self._queue.stream, **facts):
                 drawings = [
                     self._drawing(picture, target, next(scores) if self.is_due(number) else None, wants_maps)
                     for picture, target, number in zip(pictures, targets, numbers, strict=True)
                 ]
                 self._overlay.draw(drawings, self._queue.handle)
-            with self._metrics.stage("copy", on=self._queue.downloads, **facts):
-                return self._leaving(drawings, frames, targets, numbers, wants_maps)
+            self._queue.before_downloads()
+            return self._leaving(drawings, frames, targets, numbers, wants_maps)
 
     def close(self) -> None:
-        """Free the network."""
-        self._backend.close()
+        """Wait for what is on its way, and free the network."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.close()
+            self._backend.close()
 
     # -------------------------------------------------------------------------------------------------- the four steps
 
@@ -211,7 +219,8 @@ class CudaPipeline:
             sources += drawn_maps
             arrays += maps
         if sources:
-            self._queue.download(sources, arrays)
+            with self._metrics.stage("copy", on=self._queue.downloads, frame=numbers[0], frames=len(frames)):
+                self._queue.download(sources, arrays)
         inferred = [self.is_due(number) for number in numbers]
         self._metrics.inferred += sum(inferred)
         self._metrics.held += len(inferred) - sum(inferred)
@@ -224,7 +233,8 @@ class CudaPipeline:
         for target, words in zip(targets, present, strict=True):
             bits = np.unpackbits(words.view(np.uint8), bitorder="little")
             left = target.width // 2 if self._is_beside else 0
-            self._legend.draw(target, left, [index for index in self.colors if bits[index]])
+            with self._queue.afterwards():
+                self._legend.draw(target, left, [index for index in self.colors if bits[index]])
         if any(target.is_on_device for target in targets):
             self._queue.mark().wait()
 
@@ -237,8 +247,10 @@ class CudaPipeline:
             with self._queue.working():
                 yield
         except EngineError:
+            self._queue.drain()  # what was begun uses memory that goes now
             raise
         except RuntimeError as error:  # PyTorch's
+            self._queue.drain()
             raise self._failed(error) from error
 
     def _failed(self, error: RuntimeError) -> EngineError:
@@ -276,18 +288,46 @@ class DrawnOnDevice:
 
     def is_done(self) -> bool:
         """Whether `finish` would return at once."""
-        return self._mark.is_reached()
+        try:
+            return self._mark.is_reached()
+        except RuntimeError:  # the GPU has failed, as `finish` will say
+            return True
 
     def finish(self) -> list[Drawn]:
         """Wait until the targets are drawn. Raises EngineError."""
         pipeline = self._pipeline
         try:
             self._mark.wait()
+            if self._present:
+                pipeline._finish_legend(self._targets, self._present)
         except RuntimeError as error:
             raise pipeline._failed(error) from error
-        if self._present:
-            with pipeline._in_queue():
-                pipeline._finish_legend(self._targets, self._present)
         self._kept.clear()
         maps: Sequence[npt.NDArray[np.uint8] | None] = self._maps or [None] * len(self._inferred)
         return [Drawn(one, inferred) for one, inferred in zip(maps, self._inferred, strict=True)]
+
+    def __del__(self) -> None:
+        if self._kept:  # never finished: the memory must outlive the GPU's use of it
+            with suppress(Exception):
+                self._mark.wait()
+
+
+def _interleaved(picture: FramePlanes) -> FramePlanes:
+    """A picture of three planes as NV12, which has the same samples."""
+    import torch
+
+    if picture.pixel_format != "yuv420p":
+        return picture
+    luma, *chroma = picture.planes
+    return replace(picture, pixel_format="nv12", planes=(luma, torch.stack(chroma, dim=-1)))
+
+
+def _for_drawing(scores: torch.Tensor) -> torch.Tensor:
+    """Scores of a type that the kernels read."""
+    import torch
+
+    if scores.dtype == torch.bool:
+        return scores.view(torch.uint8)
+    if scores.dtype in (torch.int8, torch.int16):
+        return scores.int()
+    return scores.float() if scores.dtype == torch.float64 else scores

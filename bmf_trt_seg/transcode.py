@@ -259,7 +259,7 @@ def _decoder_node(job: VideoJob, info: VideoInfo, loglevel: str) -> dict[str, An
 
 def _nvdec_node(job: VideoJob) -> dict[str, Any]:
     option = {"path": str(job.source.absolute()), "decoder": job.decoder, "device": _gpu(job)}
-    return _node(0, "NvDecSource", option, [], ["video:decoded"], "sources.nvdec.NvDecSource")
+    return _node(0, "NvDecSource", option, [], ["video:decoded"], "sources.NvDecSource")
 
 
 def _quality(encoding: Encoding) -> dict[str, Any]:

@@ -20,10 +20,14 @@ class EmulatedMark:
         self._queue = queue
 
     def is_reached(self) -> bool:
+        self._check()
         return not self._queue.is_slow
 
     def wait(self) -> None:
         self._queue.waits += 1
+        self._check()
+
+    def _check(self) -> None:
         if self._queue.failure:
             raise RuntimeError(self._queue.failure)
 
@@ -37,7 +41,7 @@ class EmulatedQueue:
 
     def __init__(self) -> None:
         self.is_slow = False
-        self.waits = self.uploads = 0
+        self.waits = self.upload_count = self.drained = 0
         self.failure = ""
 
     @contextmanager
@@ -45,7 +49,7 @@ class EmulatedQueue:
         yield
 
     def upload(self, plane: Any) -> torch.Tensor:
-        self.uploads += 1
+        self.upload_count += 1
         return torch.from_numpy(np.array(plane))
 
     def download(self, sources: Any, targets: Any) -> None:
@@ -54,6 +58,19 @@ class EmulatedQueue:
 
     def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
         return torch.empty(shape, dtype=dtype).numpy()
+
+    def before_downloads(self) -> None:
+        pass
+
+    @contextmanager
+    def afterwards(self) -> Iterator[None]:
+        yield
+
+    def drain(self) -> None:
+        self.drained += 1
+
+    def close(self) -> None:
+        self.drain()
 
     def mark(self) -> EmulatedMark:
         return EmulatedMark(self)

@@ -62,6 +62,16 @@ static inline int __float2int_rn(float value) { return (int)std::nearbyintf(valu
 static inline float __saturatef(float value) { return std::fmin(std::fmax(value, 0.0f), 1.0f); }
 static inline float __uint_as_float(unsigned bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 
+static inline unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }
+static inline float __fmul_rn(float first, float second) { return first * second; }
+static inline float __fmaf_rn(float first, float second, float third) { return std::fma(first, second, third); }
+static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    unsigned long long bytes = low | (unsigned long long)high << 32;
+    unsigned taken = 0;
+    for (int i = 0; i < 4; ++i) taken |= (unsigned)(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return taken;
+}
+
 static inline void prefetch(const void* address) { (void)*(volatile const char*)address; }
 
 static inline float from_half(unsigned short bits) {
@@ -114,18 +124,20 @@ extern "C" unsigned size_of(const char* name) { return std::strcmp(name, "Prepro
 
 
 class EmulatedKernels:
-    """Runs launches at once, in the calling thread; `launched` lists their names."""
+    """Runs launches at once, in the calling thread; `launched` lists their names, `parameters` are the last one's."""
 
     def __init__(self, threads: int = 1) -> None:
         self.library = ctypes.CDLL(str(_library()))
         self._threads = threads
         self.launched: list[str] = []
+        self.parameters: ctypes.Structure | None = None
 
     def launch(self, name: str, grid: Dimensions, block: Dimensions, parameters: ctypes.Structure, stream: int) -> None:
         assert min(grid) > 0
         assert 0 < block[0] * block[1] * block[2] <= 1024
         assert ctypes.sizeof(parameters) <= 4096
         self.launched.append(name)
+        self.parameters = parameters
         run = getattr(self.library, f"run_{name}")
         run(ctypes.byref(parameters), (ctypes.c_uint * 3)(*grid), ctypes.c_uint(self._threads))
 

@@ -517,7 +517,7 @@ def test_mask_only_writes_masks_and_records(variables: dict[str, str], tmp_path:
 LIVE = {
     "id": 0,
     "scheduler": 0,
-    "module_info": {"name": "LiveSource", "entry": "bmf_trt_seg.sources.live.LiveSource"},
+    "module_info": {"name": "LiveSource", "entry": "bmf_trt_seg.sources.LiveSource"},
     "input_streams": [],
     "output_streams": [{"identifier": "camera"}],
     "option": {"url": "rtsp://camera/stream"},

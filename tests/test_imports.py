@@ -17,7 +17,7 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
-    ["trace"],
+    ["cuda_streams", "trace"],
     [
         "",
         "backends.cuda_graphs",
@@ -37,7 +37,10 @@ LAYERS = [
         "cuda_kernels",
         "engine.library",
         "frames",
+        "health",
+        "http_server",
         "media",
+        "prometheus",
         "sources.feed",
         "models",
         "models.packages",
@@ -45,6 +48,7 @@ LAYERS = [
         "validation",
     ],
     [
+        "backends.fair_queue",
         "engine.calibration",
         "engine.options",
         "finish",
@@ -67,6 +71,7 @@ LAYERS = [
         "sources.nvdecoder",
         "backends.onnxruntime",
         "backends.pytorch",
+        "backends.shared",
         "engine.builder",
         "engine.loading",
         "graph",
@@ -77,7 +82,7 @@ LAYERS = [
     ["pipeline"],
     ["bmf_frames", "bmf_module", "pictures"],
     ["calibration_frames", "module", "sinks", "sources.live", "sources.nvdec", "sources.sound"],
-    ["cli", "cli.doctor", "cli.inputs", "cli.models", "cli.options", "cli.progress"],
+    ["cli", "cli.doctor", "cli.inputs", "cli.logs", "cli.models", "cli.options", "cli.progress", "cli.web"],
     ["cli.build", "cli.engines", "cli.graph", "cli.inspect"],
     ["cli.segment"],
     ["cli.render", "cli.run"],
@@ -121,6 +126,7 @@ OPTIONAL = {
         "bmf_tensors": True,
         "cuda_kernels": False,
         "cuda_queue": True,
+        "cuda_streams": True,
         "engine.builder": False,
         "engine.calibration": False,
         "engine.library": False,
@@ -135,7 +141,7 @@ OPTIONAL = {
         "trace": False,
     },
     "onnxruntime": {"backends.onnxruntime": True, "engine.network": False},
-    "cuda": {"backends.cuda_graphs": True, "cuda_kernels": False},
+    "cuda": {"backends.cuda_graphs": True, "cuda_kernels": False, "cuda_streams": False},
     "tensorrt": {},  # `engine.library` imports it by name
     "tensorrt_rtx": {},
     "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
@@ -150,6 +156,7 @@ OPTIONAL = {
         "sources.nvdec": True,
         "sources.nvdecoder": True,
     },
+    "prometheus_client": {"prometheus": False},
     "PIL": {"legend": True, "pictures": True},
     "tqdm": {"cli.progress": True},
     "pycocotools": {"records": True},
@@ -219,8 +226,17 @@ def test_arithmetic_knows_no_networks_and_no_files(name):
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("backends")])
 def test_backends_know_no_frames(name):
     allowed = {"backends", "errors", "spec"}
+    if name == "backends.shared":
+        allowed |= {"backends.fair_queue"}
     if name == "backends.tensorrt":
-        allowed |= {"backends.cuda_graphs", "bmf_tensors", "engine.library", "engine.loading", "engine.options"}
+        allowed |= {
+            "backends.cuda_graphs",
+            "bmf_tensors",
+            "cuda_streams",
+            "engine.library",
+            "engine.loading",
+            "engine.options",
+        }
     assert imports_of_ours(name) <= allowed
 
 
@@ -239,7 +255,7 @@ def test_tensors_of_bmf_wait_until_a_frame_is_on_a_gpu():
     assert [at_top for full, at_top in imports("bmf_frames") if full == f"{PACKAGE}.bmf_tensors"] == [False] * 2
 
 
-BLOCKED = ["bmf", "cuda", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
+BLOCKED = ["bmf", "cuda", "onnx", "onnxruntime", "prometheus_client", "tensorrt", "tensorrt_rtx", "tflite", "torch"]
 BARE = """
 import importlib, sys
 
@@ -273,5 +289,6 @@ def test_modules_import_in_a_bare_environment():
         "bmf_trt_seg.backends.pytorch torch",
         "bmf_trt_seg.backends.tensorrt torch",
         "bmf_trt_seg.cuda_queue torch",
+        "bmf_trt_seg.cuda_streams torch",
         "bmf_trt_seg.sources.nvdecoder torch",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import clips
 import jobs
 import numpy as np
@@ -49,6 +51,42 @@ def test_so_many_batches_are_in_flight(bright, queues):
     assert run.ended == [True, True]
 
 
+def test_held_frames_join_the_batch_that_is_on_its_way(bright, queues):
+    run = Run(model=str(bright), batch_size=2, interval=3, max_in_flight=2)
+    queues[0].is_slow = True
+    sent = []
+    for number in range(24):
+        run.put(frame_packet(number))
+        sent.append(len(run.frames))
+    # batches end with frames 3, 9, 15, 21, and the first leaves with the third after it
+    assert sent == [0] * 15 + [4] * 6 + [10] * 3
+    run.end()
+    assert numbers(run) == list(range(24))
+
+
+def test_what_is_in_flight_is_waited_for_at_the_close(bright, queues):
+    run = Run(model=str(bright), max_in_flight=4)
+    queues[0].is_slow = True
+    for number in range(3):
+        run.put(frame_packet(number))
+    before = queues[0].drained
+    run.module.close()
+    assert queues[0].drained == before + 1
+    run.module.close()
+    assert queues[0].drained == before + 1
+
+
+def test_a_module_that_is_never_closed_waits_for_what_is_in_flight(bright, queues):
+    run = Run(model=str(bright), max_in_flight=4)
+    queues[0].is_slow = True
+    for number in range(3):
+        run.put(frame_packet(number))
+    waits = queues[0].waits
+    del run
+    gc.collect()
+    assert queues[0].waits == waits + 3
+
+
 def test_live_frames_do_not_wait_for_the_next(bright, queues):
     run = Run(model=str(bright), batch_size=1, max_latency_ms=100)
     queues[0].is_slow = True
@@ -89,7 +127,7 @@ def test_whole_videos_as_on_the_cpu(bright, tmp_path, monkeypatch, options):
     queues = emulate(monkeypatch)
     finished = jobs.segment(clip, tmp_path / "gpu.mp4", bright, records=tmp_path / "gpu.jsonl", **options)
     assert finished.frames == 30
-    assert queues[0].uploads
+    assert queues[0].upload_count
     assert clips.times(tmp_path / "gpu.mp4") == clips.times(clip)
     ours, theirs = (clips.read_clip(tmp_path / f"{name}.mp4") for name in ("gpu", "cpu"))
     for our, their in zip(ours, theirs, strict=True):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import pytest
+
 from bmf_trt_seg.native_output import captured_output
 
 
@@ -33,6 +35,23 @@ def test_descriptors_come_back_after_an_error(capfd):
         raise KeyError
     os.write(2, b"seen\n")
     assert capfd.readouterr().err == "seen\n"
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_several_at_once(capfd, first_out):
+    """Each sees what was printed since its own start, and the last one gives the descriptors back."""
+    inside = [captured_output(), captured_output()]
+    first = inside[0].__enter__()
+    os.write(1, b"one\n")
+    second = inside[1].__enter__()
+    os.write(1, b"two\n")
+    assert (first.text(), second.text()) == ("one\ntwo\n", "two\n")
+    inside[first_out].__exit__(None, None, None)
+    os.write(2, b"three\n")
+    assert (second if first_out == 0 else first).text().endswith("two\nthree\n")
+    inside[1 - first_out].__exit__(None, None, None)
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "")
 
 
 def test_streams_that_were_replaced_stay_so(monkeypatch, capsys):

@@ -43,6 +43,7 @@ def test_defaults():
         "output": "overlay",
         "max_in_flight": 2,
         "max_latency_ms": 0,
+        "shared": False,
         "frames_out": "host",
         "name": "segment",
     }
@@ -112,6 +113,7 @@ WRONG = [
     ("output", "picture", "'overlay' or 'mask'"),
     ("max_in_flight", 0, "a whole number from 1 to 16"),
     ("max_latency_ms", -1, "a whole number from 0 to 60000"),
+    ("shared", "perhaps", "true or false"),
     ("frames_out", "gpu", "'host' or 'device'"),
     ("name", 3, "a string"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from emulated_kernels import EmulatedKernels
 from factories import FORMATS, ODD_SIZES, make_picture, make_spec
 
+from bmf_trt_seg import overlay_cuda
+from bmf_trt_seg.cuda_kernels import kernel_source
 from bmf_trt_seg.overlay import Look, Overlay
 from bmf_trt_seg.overlay_cuda import CudaOverlay, Drawing, _Overlay
 from bmf_trt_seg.postprocess import Postprocess, chosen_classes
@@ -41,10 +44,10 @@ def make_target(frame, size_wh, padding, seed=50):
     return replace(frame, width=size_wh[0], height=size_wh[1], planes=tuple(planes)), memories
 
 
-def word_aligned(picture):
+def word_aligned(picture, samples=8):
     planes = []
     for plane in picture.planes:
-        memory = np.zeros((plane.shape[0], plane.shape[1] + -plane.shape[1] % 8, *plane.shape[2:]), np.uint8)
+        memory = np.zeros((plane.shape[0], plane.shape[1] + -plane.shape[1] % samples, *plane.shape[2:]), np.uint8)
         memory[:, : plane.shape[1]] = plane
         planes.append(memory[:, : plane.shape[1]])
     return replace(picture, planes=tuple(planes))
@@ -233,6 +236,41 @@ def test_blocks_of_several_threads_do_the_same(style):
     both.check(frames, [smooth_scores(5, 16, 16, seed) for seed in range(2)])
 
 
+@pytest.mark.parametrize("pixel_format", FORMATS)
+@pytest.mark.parametrize("style", ["blend", "cutout", "sidebyside", "mask"])
+@pytest.mark.parametrize("size_wh", [(64, 40), (70, 38), (272, 37), (33, 17)])
+@pytest.mark.parametrize("threads", [1, 7])
+def test_sixteen_pixels_at_once_are_drawn_as_four_are(pixel_format, style, size_wh, threads):
+    both = Both(softmax_spec(), look_of(style, alpha=0.4), threads=threads)
+    frame, scores = make_picture(pixel_format, *size_wh), smooth_scores(5, 8, 12)
+    _, wanted, _, _, wanted_map, wanted_present = both.check([frame], [scores])[0]
+    assert not both.kernels.parameters.is_wide
+    for has_map in (False, True):
+        target = word_aligned(make_target(frame, (wanted.width, wanted.height), False)[0], 32)
+        map_hw, present = np.zeros(size_wh[::-1], np.uint8), np.zeros(8, np.int32)
+        map_wanted = torch.from_numpy(map_hw) if has_map else None
+        drawn = on_device(word_aligned(frame, 32)), on_device(target)
+        both.cuda.draw([Drawing(*drawn, scores, map_wanted, torch.from_numpy(present))], 0)
+        is_beside_aligned = style != "sidebyside" or (size_wh[0] + size_wh[0] % 2) % 16 == 0
+        can_be = pixel_format != "rgb24" and is_beside_aligned and (not has_map or size_wh[0] % 16 == 0)
+        assert bool(both.kernels.parameters.is_wide) == can_be
+        for plane, want in zip(target.planes, wanted.planes, strict=True):
+            np.testing.assert_array_equal(plane, want)
+        np.testing.assert_array_equal(present, wanted_present)
+        if has_map:
+            np.testing.assert_array_equal(map_hw, wanted_map)
+
+
+def test_blocks_are_as_the_kernels_have_them():
+    known = {name: int(value) for name, value in re.findall(r"(\w+) = (\d+)[,;]", kernel_source())}
+    assert known["BLOCK_THREADS"] == overlay_cuda._THREADS[0]
+    assert known["MAX_CELLS"] == overlay_cuda._MAX_CELLS
+    for width, height in (*overlay_cuda._TILES, overlay_cuda._FIXED_TILE):
+        assert width * height <= known["TILE_PIXELS"]
+        assert width <= known["TILE_WIDE"]
+        assert height <= known["TILE_HIGH"]
+
+
 # ---------------------------------------------------------------------------------------------------------- held maps
 
 
@@ -317,6 +355,45 @@ def test_of_equal_scores_the_first_wins(dtype, size_wh):
 def test_a_third_class_can_win_between_two():
     scores = torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]], [[5.0, 5.0]], [[-9.0, -9.0]], [[-9.0, -9.0]]])
     agrees(softmax_spec(), scores, (8, 1), exact=True)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]])
+@pytest.mark.parametrize("height", [3.0, 4.0, 5.0])
+def test_a_class_that_is_second_at_all_corners_loses_ties_or_wins(order, height):
+    lines = torch.tensor([[[8.0, 0.0]], [[0.0, 8.0]], [[height, height]]]) - 6.0
+    agrees(
+        make_spec(LABELS[:3], "softmax"), lines[order], (3, 1), exact=True
+    )  # in the middle, two are 4 and one height
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("height", [3.0, 4.0, 5.0])
+def test_of_five_classes_at_four_corners(place, height):
+    corners = 16.0 * torch.eye(4).reshape(4, 2, 2)
+    scores = torch.cat([corners[:place], torch.full((1, 2, 2), height), corners[place:]])
+    agrees(softmax_spec(), scores, (3, 3), exact=True)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 21, 255])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_many_equal_mixes(channels, dtype, scale, layout):
+    generator = torch.Generator().manual_seed(channels)
+    scores = torch.randint(-9, 0, (channels, 12, 16), generator=generator).to(dtype)  # mixes are exact
+    scores = scores if layout == "nchw" else scores.permute(1, 2, 0).contiguous()
+    spec = make_spec([str(index) for index in range(channels)], "softmax", output={"layout": layout})
+    agrees(spec, scores, (16 * scale, 12 * scale), exact=True)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 21])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_classes_that_are_ruled_out(channels, share):
+    generator = torch.Generator().manual_seed(channels)
+    scores = torch.randint(-9, 9, (channels, 12, 16), generator=generator).float()
+    scores[torch.rand(scores.shape, generator=generator) < share] = -torch.inf
+    scores[1] = torch.randint(-9, 9, (12, 16), generator=generator)  # the only one that is possible everywhere
+    agrees(make_spec([str(index) for index in range(channels)], "softmax"), scores, (64, 48), exact=True)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])

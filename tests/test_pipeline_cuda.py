@@ -10,6 +10,7 @@ import pytest
 import torch
 from emulated_device import emulate
 from factories import make_picture, make_spec, save_onnx
+from onnx import TensorProto
 
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 from bmf_trt_seg.frames import allocate_planes
@@ -108,7 +109,7 @@ def test_frames_and_targets_on_the_gpu_are_not_copied(three, monkeypatch):
     ours, queue = opened(three, monkeypatch, on_gpu=True, batch_size=2, legend=True)
     theirs, _ = opened(three, monkeypatch, on_gpu=False, batch_size=2, legend=True)
     found = drawn(ours, [on_device(frame) for frame in frames], targets_on_device=True)
-    assert queue.uploads == 0
+    assert queue.upload_count == 0
     check_alike(found, drawn(theirs, frames))
 
 
@@ -158,11 +159,35 @@ def test_nothing_is_waited_for_before_the_end(three, monkeypatch):
     assert queue.waits == 2
 
 
+@pytest.mark.parametrize("kind", ["BOOL", "INT8", "DOUBLE", "UINT8", "INT64"])
+def test_scores_of_other_types(tmp_path, monkeypatch, kind):
+    weights = np.array([1.7, 0, 0], np.float32).reshape(1, 3, 1, 1)
+    model = save_onnx(
+        tmp_path / "cast.onnx", weights, then="Cast", to=getattr(TensorProto, kind), spec=make_spec(activation="none")
+    )
+    ours, _ = opened(model, monkeypatch, on_gpu=True)
+    theirs, _ = opened(model, monkeypatch, on_gpu=False)
+    frames = pictures(2)
+    check_alike(drawn(ours, frames), drawn(theirs, frames))
+
+
+def test_frames_that_stay_on_the_gpu_are_nv12(three, monkeypatch):
+    frames = pictures(2, "yuv420p")
+    ours, _ = opened(three, monkeypatch, on_gpu=True, batch_size=2)
+    targets = [on_device(allocate_planes(frame, *SIZE_WH)) for frame in pictures(2, "nv12")]
+    ours.submit(frames, [0, 1], [(0, Fraction(1)), (1, Fraction(1))], targets, wants_maps=False).finish()
+    theirs, _ = opened(three, monkeypatch, on_gpu=False, batch_size=2)
+    for target, (luma, cb, cr) in zip(targets, drawn(theirs, frames)[0], strict=True):
+        for our, their in [(target.planes[0], luma), (target.planes[1][..., 0], cb), (target.planes[1][..., 1], cr)]:
+            assert (np.abs(our.numpy().astype(int) - their) <= 1).mean() >= 0.97
+
+
 def test_failures_on_the_gpu_are_told(three, monkeypatch):
     ours, queue = opened(three, monkeypatch, on_gpu=True)
     queue.failure = "CUDA error: an illegal memory access was encountered\nmore"
     frames = pictures(1)
     batch = ours.submit(frames, [0], [(0, Fraction(1))], [allocate_planes(frames[0], *SIZE_WH)], wants_maps=False)
+    assert batch.is_done()
     with pytest.raises(EngineError) as caught:
         batch.finish()
     assert str(caught.value) == (

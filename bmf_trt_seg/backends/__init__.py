@@ -6,6 +6,7 @@ A backend is opened, infers batches, is closed. It knows tensors; it knows nothi
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,10 @@ class Backend(abc.ABC):
         if self._is_open:
             self._is_open = False
             self._close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the end of the process, anything may be gone
+            self.close()
 
     def __enter__(self) -> Self:
         return self.open()

@@ -13,8 +13,9 @@ import torch
 
 from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.backends.cuda_graphs import RecordedWork, record
+from bmf_trt_seg.cuda_streams import give_back, take
 from bmf_trt_seg.engine.library import Gpu
-from bmf_trt_seg.engine.loading import LoadedEngine, load_engine, rebuild_command, shared_engine
+from bmf_trt_seg.engine.loading import LoadedEngine, private_engine, rebuild_command, shared_engine
 from bmf_trt_seg.engine.options import ShapeRange
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
@@ -75,7 +76,7 @@ class TensorRTBackend(Backend):
         self._host_type = _NOT_IN_NUMPY.get(str(self._scores.dtype).removeprefix("torch."), self._scores.dtype)
         self._profile, self._range = self._choose_profile()
         with torch.cuda.device(self._device):
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream = take(self._device)
             self._ready, self._done = torch.cuda.Event(), torch.cuda.Event()
             self._context = self._new_context()
             self._memory: dict[str, torch.Tensor] = {}
@@ -173,6 +174,9 @@ class TensorRTBackend(Backend):
         """Let go of everything; the engine's memory goes with the last that refers to it."""
         self._drop_graph()
         self._context, self._prepared = None, 0
+        stream = self.__dict__.pop("_stream", None)
+        if stream is not None:
+            give_back(stream)
         for name in ("_loaded", "_tensors", "_picture", "_scores", "_memory", "_pinned"):
             self.__dict__.pop(name, None)
 
@@ -270,7 +274,7 @@ class TensorRTBackend(Backend):
             if not may_share:
                 raise self._failed(self.batch_size, reasons)
             # TensorRT 8.6 may give a profile to one context only, and another backend's has it: an engine of our own
-            self._loaded = load_engine(self.model, self.device)
+            self._loaded = private_engine(self.model, self.device)
             return self._new_context(may_share=False)
         return context
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bmf_trt_seg.cli.logs import log_format_flag
 from bmf_trt_seg.cli.options import set_messages
 from bmf_trt_seg.cli.progress import BuildProgress, size_text
 from bmf_trt_seg.engine.builder import EngineFromOnnx
@@ -54,6 +55,7 @@ __all__ = ["command"]
 @click.option("-f", "--force", is_flag=True, help="Build even if the engine is there; with -o, replace what is there.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors, and the engine's path.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what TensorRT says, too.")
+@log_format_flag
 def command(
     model: str, calibrate: Path | None, calibrate_frames: int, batch_size: int, shapes: str | None, device: str,
     target: Path | None, force: bool, quiet: bool, verbose: bool, **flags: Any,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from bmf_trt_seg import __version__
+from bmf_trt_seg.cli import logs
 from bmf_trt_seg.errors import ConfigError, SegError
 
 __all__ = ["main"]
@@ -42,13 +42,6 @@ class _Verbs(click.Group):
         return command
 
 
-class _Messages(logging.Handler):
-    """Log lines on the standard error stream of the moment: a captured run replaces it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
-
-
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="bmf-trt-seg")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
@@ -56,9 +49,6 @@ class _Messages(logging.Handler):
 def _cli(context: click.Context, debug: bool) -> None:
     """Segmentation on video, as a node of a BMF graph."""
     context.obj = {"debug": debug}
-    logger = logging.getLogger("bmf_trt_seg")
-    logger.handlers, logger.propagate = [_Messages()], False
-    logger.setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     # threads that numerical libraries start and let spin get in the way of decoder, network and encoder
     for library in ("OMP", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    code = _run(arguments)
+    with logs.messages():
+        code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     if any(
@@ -91,21 +82,28 @@ def _open_closed_streams() -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    debug = "--debug" in (arguments if arguments is not None else sys.argv[1:])
     try:
         result: Any = _cli.main(arguments, prog_name="bmf-trt-seg", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if logs.is_json():
+            logs.failure(error.format_message())
+        else:
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("bmf-trt-seg: stopped", file=sys.stderr)
+        logs.failure("stopped")
         return 1
     except SegError as error:
-        if "--debug" in (arguments if arguments is not None else sys.argv[1:]):
-            raise
-        print(f"bmf-trt-seg: {error}", file=sys.stderr)
+        logs.failure(error, with_traceback=debug)
         return 2 if isinstance(error, ConfigError) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output has left; nobody to tell
+        return 1
+    except Exception as error:  # a bug of ours
+        if not logs.is_json():
+            raise
+        logs.failure(error, with_traceback=True)
         return 1
     return result if isinstance(result, int) else 0
 

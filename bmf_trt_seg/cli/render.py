@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bmf_trt_seg.cli.inputs import collect
+from bmf_trt_seg.cli.logs import log_format_flag
 from bmf_trt_seg.cli.options import (
     check_trace,
     encoding_flags,
@@ -35,6 +36,7 @@ __all__ = ["command"]
 @module_flags("classes", "style", "alpha", "palette", "background_color", "legend", "output")
 @encoding_flags
 @trace_flag
+@log_format_flag
 def command(
     source: str, target: Path, overwrite: bool, quiet: bool, verbose: bool, trace_path: Path | None, **flags: Any
 ) -> int:

@@ -11,6 +11,7 @@ import click
 from bmf_trt_seg import trace
 from bmf_trt_seg.cli.engines import build_engine
 from bmf_trt_seg.cli.inputs import Inputs, collect
+from bmf_trt_seg.cli.logs import log_format_flag
 from bmf_trt_seg.cli.options import (
     check_trace,
     encoding_flags,
@@ -42,6 +43,7 @@ __all__ = ["command", "segment_one_video"]
 @click.option("--masks", type=click.Path(path_type=Path), metavar="DIR", help="Write class maps as 8-bit PNG files.")
 @encoding_flags
 @trace_flag
+@log_format_flag
 def command(
     inputs: tuple[str, ...],
     target: Path,

@@ -16,7 +16,7 @@ from bmf_trt_seg.engine.manifest import Manifest, PlanHeader, manifest_path, pla
 from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
 
-__all__ = ["LoadedEngine", "load_engine", "read_plan", "shared_engine"]
+__all__ = ["LoadedEngine", "load_engine", "private_engine", "read_plan", "shared_engine"]
 
 _LOADING = threading.Lock()  # TensorRT loads engines, and makes contexts of one, in one thread at a time
 _LOADED: weakref.WeakValueDictionary[tuple[object, ...], LoadedEngine] = weakref.WeakValueDictionary()
@@ -92,6 +92,12 @@ def shared_engine(path: Path, device: str = "auto") -> LoadedEngine:
         if loaded is None:
             loaded = _LOADED[key] = load_engine(path, device)
         return loaded
+
+
+def private_engine(path: Path, device: str = "auto") -> LoadedEngine:
+    """`load_engine`, for one alone."""
+    with _LOADING:
+        return load_engine(path, device)
 
 
 def load_engine(path: Path, device: str = "auto") -> LoadedEngine:

@@ -47,6 +47,11 @@ __device__ inline uint8 to_code(float value) {
     return (uint8)clamped(__float2int_rn(value), 0, 255);
 }
 
+// The lowest bytes of four words as one.
+__device__ inline uint32 packed(uint32 first, uint32 second, uint32 third, uint32 fourth) {
+    return __byte_perm(__byte_perm(first, second, 0x0040), __byte_perm(third, fourth, 0x0040), 0x5410);
+}
+
 // The two samples that a resized row's sample lies between, and how far it is from the first; centres are at halves.
 struct Taps {
     int low;

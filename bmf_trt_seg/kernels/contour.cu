@@ -34,7 +34,7 @@ extern "C" __global__ void contour_draw(const __grid_constant__ Overlay p) {
         int x = left + i % units_wide * 4, y = top + i / units_wide * 2;
         if (x >= p.width || y >= p.height) continue;
         Unit unit;
-        uint32 class_inks[2][4];
+        uint32 class_inks[4], keys[2] = {0, 0};
 #pragma unroll
         for (int row = 0; row < 2; ++row)
 #pragma unroll
@@ -42,16 +42,15 @@ extern "C" __global__ void contour_draw(const __grid_constant__ Overlay p) {
                 int pixel_x = min(x + j, p.width - 1), pixel_y = min(y + row, p.height - 1);
                 int found = frame.map[(int64)pixel_y * p.width + pixel_x];
                 uint32 ink = __ldg((const uint32*)p.tables + found);
-                class_inks[row][j] = ink >> 24 ? ink : 0;
-                unit.keys[row][j] = found;
+                if (row == 0) class_inks[j] = ink >> 24 ? ink : 0;
+                keys[row] |= (uint32)found << 8 * j;
                 unit.inks[row][j] = ink >> 24 && is_line(p, frame, pixel_x, pixel_y, found) ? ink : 0;
             }
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            int key = unit.keys[0][2 * j];
-            bool is_one = key == unit.keys[0][2 * j + 1] && key == unit.keys[1][2 * j] && key == unit.keys[1][2 * j + 1];
-            uint32 touched = unit.inks[0][2 * j] | unit.inks[0][2 * j + 1] | unit.inks[1][2 * j] | unit.inks[1][2 * j + 1];
-            unit.chroma_inks[j] = is_one && touched ? class_inks[0][2 * j] : 0;
+            uint32 touched = unit.inks[0][2 * j] | unit.inks[0][2 * j + 1];
+            touched |= unit.inks[1][2 * j] | unit.inks[1][2 * j + 1];
+            unit.chroma_inks[j] = is_one(keys[0], keys[1], j) && touched ? class_inks[2 * j] : 0;
         }
         draw_unit(p, frame, x, y, unit);
     }

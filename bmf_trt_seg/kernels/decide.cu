@@ -30,6 +30,7 @@ struct Overlay {
     int drawn_wide, drawn_high;  // with the repeated edge
     int left;                    // sidebyside: where the drawn copy starts
     int is_aligned, is_map_aligned;  // whether four pixels of all planes, of maps, can be read and written at once
+    int is_wide;                     // the same of 16 pixels of 4:2:0 and, if they are written, of maps
     int reach;                   // contour: its thickness
     float alpha, keep;           // keep = 1 - alpha
     uint8 ground[4];             // codes of the colour behind (cutout) or of black (mask)
@@ -43,8 +44,23 @@ struct Overlay {
 enum Activation { SOFTMAX, SIGMOID, NONE };
 enum Style { BLEND, CUTOUT, MASK, SIDEBYSIDE, MAP_ONLY, CONTOUR, BLUR };
 
-const int TILE_PIXELS = 8192, TILE_WIDE = 256, TILE_HIGH = 32, MAX_CELLS = 2048;
-const uint16 OPEN = 256;  // a cell whose corners are of several classes
+// Knobs of the compiler; overlay_cuda.py has the first five of them as well. Each block decides and draws one tile:
+// small blocks, because while some wait for scores, others of the same multiprocessor draw.
+const int BLOCK_THREADS = 192, TILE_PIXELS = 4096, TILE_WIDE = 128, TILE_HIGH = 32, MAX_CELLS = 1536;
+const int BLOCKS = 6;    // of a multiprocessor at once, at least: bounds the registers
+const int IN_FLIGHT = 5;  // channels of scores that a thread asks for before it looks at the first one
+
+const uint16 OPEN = 256;      // a cell whose corners are of several classes
+const uint16 UNSURE = 32768;  // beside the number of a four of pixels: all channels have to be looked at
+const float LOWEST = -1e38f;  // takes the place of what is lower: 0 times infinity is no number
+
+// What a block works on.
+struct Tile {
+    int left, top;
+    uint8* classes;  // of its pixels, row by row
+    uint16* list;    // room for a number for each four pixels
+    int* listed;     // how many there are
+};
 
 struct Float32Scores {
     static __device__ inline float load(const Overlay& p, const void* scores, int64 index) {
@@ -100,85 +116,178 @@ template <class Scores>
 __device__ float certainty_of(const Overlay& p, const void* scores, int x, int y) {
     int64 index = y * p.row_stride + x * p.column_stride;
     float best = Scores::load(p, scores, index);
+#pragma unroll 1
     for (int channel = 1; channel < p.channels; ++channel)
         best = fmaxf(best, Scores::load(p, scores, index + channel * p.channel_stride));
     if (p.activation == NONE) return best;
     if (p.activation == SIGMOID) return 1.0f / (1.0f + expf(-best));
     float sum = 0.0f;
+#pragma unroll 1
     for (int channel = 0; channel < p.channels; ++channel)
         sum += expf(Scores::load(p, scores, index + channel * p.channel_stride) - best);
     return 1.0f / sum;
 }
 
-// The best channel of four neighbouring scores.
 template <class Scores>
-__device__ inline uchar4 best_of_four(const Overlay& p, const void* scores, int64 index) {
-    float4 best = Scores::load4(scores, index);
-    int4 classes = make_int4(0, 0, 0, 0);
-#pragma unroll 5
-    for (int channel = 1; channel < p.channels; ++channel) {
-        float4 score = Scores::load4(scores, index + channel * p.channel_stride);
-        if (score.x > best.x) best.x = score.x, classes.x = channel;
-        if (score.y > best.y) best.y = score.y, classes.y = channel;
-        if (score.z > best.z) best.z = score.z, classes.z = channel;
-        if (score.w > best.w) best.w = score.w, classes.w = channel;
-    }
-    return make_uchar4(classes.x, classes.y, classes.z, classes.w);
+__device__ inline float bounded(const Overlay& p, const void* scores, int64 index) {
+    return fmaxf(Scores::load(p, scores, index), LOWEST);
 }
 
-template <class Scores>
-__device__ inline uint8 best_of(const Overlay& p, const void* scores, int64 index) {
-    float best = Scores::load(p, scores, index);
-    int chosen = 0;
-    for (int channel = 1; channel < p.channels; ++channel) {
-        float score = Scores::load(p, scores, index + channel * p.channel_stride);
-        if (score > best) best = score, chosen = channel;
-    }
-    return chosen;
-}
+// The best channel of scores, and how good the second best is.
+struct Best {
+    float score, second;
+    int channel;
 
-// The classes of four pixels of a row, from all channels.
-template <class Scores>
-__device__ void mixed_classes(const Overlay& p, const void* scores, int x, int y, int* classes) {
-    Taps ty = taps_at(y, p.y_scale, p.cells_high), tx[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) tx[i] = taps_at(min(x + i, p.width - 1), p.x_scale, p.cells_wide);
-    int64 upper = ty.low * p.row_stride, lower = (ty.low + ty.step) * p.row_stride;
-    float best[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) classes[i] = 0;
-    if (tx[3].low + tx[3].step - tx[0].low > 2) {
-        for (int channel = 0; channel < p.channels; ++channel, upper += p.channel_stride, lower += p.channel_stride)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                int first = tx[i].low * (int)p.column_stride, second = first + tx[i].step * (int)p.column_stride;
-                float score = mixed(
-                    mixed(Scores::load(p, scores, upper + first), Scores::load(p, scores, upper + second), tx[i].weight),
-                    mixed(Scores::load(p, scores, lower + first), Scores::load(p, scores, lower + second), tx[i].weight),
-                    ty.weight);
-                if (channel == 0 || score > best[i]) best[i] = score, classes[i] = channel;
-            }
-        return;
+    __device__ inline void start(float first) {
+        score = first, second = LOWEST, channel = 0;
     }
-    // all four lie between three columns: each is read once
-    float weights[4][3];
-    int columns[3];
+    __device__ inline void meet(float next, int of) {
+        second = fmaxf(second, fminf(score, next));
+        if (next > score) score = next, channel = of;
+    }
+};
+
+// Of four neighbouring scores.
+template <class Scores>
+__device__ inline void best_of_four(const Overlay& p, const void* scores, int64 index, uchar4* classes,
+                                    float4* second) {
+    Best best[4];
+    float4 first = Scores::load4(scores, index);
+    best[0].start(first.x), best[1].start(first.y), best[2].start(first.z), best[3].start(first.w);
+    int channel = 1;
+    for (; channel + IN_FLIGHT <= p.channels; channel += IN_FLIGHT) {
+        float4 next[IN_FLIGHT];
 #pragma unroll
-    for (int column = 0; column < 3; ++column) {
-        columns[column] = min(tx[0].low + column, p.cells_wide - 1) * (int)p.column_stride;
+        for (int i = 0; i < IN_FLIGHT; ++i) next[i] = Scores::load4(scores, index += p.channel_stride);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            int offset = tx[i].low - tx[0].low;
-            weights[i][column] = column == offset ? 1.0f - tx[i].weight : column == offset + 1 ? tx[i].weight : 0.0f;
+        for (int i = 0; i < IN_FLIGHT; ++i) {
+            best[0].meet(next[i].x, channel + i), best[1].meet(next[i].y, channel + i);
+            best[2].meet(next[i].z, channel + i), best[3].meet(next[i].w, channel + i);
         }
     }
+#pragma unroll 1
+    for (; channel < p.channels; ++channel) {
+        float4 next = Scores::load4(scores, index += p.channel_stride);
+        best[0].meet(next.x, channel), best[1].meet(next.y, channel);
+        best[2].meet(next.z, channel), best[3].meet(next.w, channel);
+    }
+    *classes = make_uchar4(best[0].channel, best[1].channel, best[2].channel, best[3].channel);
+    *second = make_float4(best[0].second, best[1].second, best[2].second, best[3].second);
+}
+
+template <class Scores>
+__device__ inline Best best_of(const Overlay& p, const void* scores, int64 index) {
+    Best best;
+    best.start(Scores::load(p, scores, index));
+#pragma unroll 4
+    for (int channel = 1; channel < p.channels; ++channel)
+        best.meet(Scores::load(p, scores, index += p.channel_stride), channel);
+    return best;
+}
+
+// How a pixel lies between the four scores of its cell.
+struct Corners {
+    int at[4];  // the scores' places: upper left, upper right, lower left, lower right
+    float x_weight, y_weight;
+
+    // Rounded the same way wherever it is used: so larger scores never have a smaller mix.
+    __device__ inline float mix(const float* score) const {
+        return between(between(score[0], score[1], x_weight), between(score[2], score[3], x_weight), y_weight);
+    }
+    static __device__ inline float between(float first, float second, float weight) {
+        return __fmaf_rn(second, weight, __fmul_rn(first, 1.0f - weight));
+    }
+
+    template <class Scores>
+    __device__ inline float mix_of(const Overlay& p, const void* scores, int channel) const {
+        int64 start = channel * p.channel_stride;
+        float score[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) score[i] = bounded<Scores>(p, scores, start + at[i]);
+        return mix(score);
+    }
+};
+
+__device__ inline float weight_of(int index, float scale) {
+    float position = (index + 0.5f) * scale - 0.5f;
+    return position - floorf(position);
+}
+
+// The class of a pixel, if it can be told from those channels that are best at a corner; else -1.
+//
+// All others are at each corner at most the second best there, so their mix is at most the mix of these.
+template <class Scores>
+__device__ inline int class_of_best(const Overlay& p, const void* scores, const Corners& corners, const int* classes,
+                                    const float* seconds) {
+    int first = classes[0], other = classes[1] != first ? classes[1] : classes[2] != first ? classes[2] : classes[3];
+    int found = first;
+    float most = corners.mix_of<Scores>(p, scores, first);
+    float mix = corners.mix_of<Scores>(p, scores, other);
+    if (mix > most || (mix == most && other < found)) most = mix, found = other;
+#pragma unroll
+    for (int i = 2; i < 4; ++i)
+        if (classes[i] != first && classes[i] != other) {
+            mix = corners.mix_of<Scores>(p, scores, classes[i]);
+            if (mix > most || (mix == most && classes[i] < found)) most = mix, found = classes[i];
+        }
+    return most > corners.mix(seconds) ? found : -1;  // equal: one of the others may come first
+}
+
+// The best class of a pixel, from all channels.
+template <class Scores>
+__device__ inline uint32 mixed_class(const Overlay& p, const void* scores, const Taps& tx, const Taps& ty) {
+    int64 upper = ty.low * p.row_stride + tx.low * p.column_stride, lower = upper + ty.step * p.row_stride;
+    int64 beside = tx.step * p.column_stride;
+    float best = 0.0f;
+    uint32 found = 0;
+#pragma unroll 1
+    for (int channel = 0; channel < p.channels; ++channel) {
+        float mix = mixed(
+            mixed(bounded<Scores>(p, scores, upper), bounded<Scores>(p, scores, upper + beside), tx.weight),
+            mixed(bounded<Scores>(p, scores, lower), bounded<Scores>(p, scores, lower + beside), tx.weight), ty.weight);
+        if (channel == 0 || mix > best) best = mix, found = channel;
+        upper += p.channel_stride, lower += p.channel_stride;
+    }
+    return found;
+}
+
+// The best classes of four pixels of a row, from all channels; the first one in the lowest byte.
+template <class Scores>
+__device__ inline uint32 mixed_classes(const Overlay& p, const void* scores, int x, int y) {
+    Taps ty = taps_at(y, p.y_scale, p.cells_high), first = taps_at(x, p.x_scale, p.cells_wide);
+    Taps last = taps_at(min(x + 3, p.width - 1), p.x_scale, p.cells_wide);
+    if (last.low + last.step - first.low > 2) {
+        uint32 found = 0;
+#pragma unroll 1
+        for (int i = 0; i < 4; ++i) {
+            Taps tx = taps_at(min(x + i, p.width - 1), p.x_scale, p.cells_wide);
+            found |= mixed_class<Scores>(p, scores, tx, ty) << 8 * i;
+        }
+        return found;
+    }
+    // all four lie between three columns: each is read once
+    float weights[4][3], best[4];
+    int columns[3], classes[4];
+#pragma unroll
+    for (int column = 0; column < 3; ++column)
+        columns[column] = min(first.low + column, p.cells_wide - 1) * (int)p.column_stride;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        Taps tx = taps_at(min(x + i, p.width - 1), p.x_scale, p.cells_wide);
+        bool is_further = tx.low > first.low;
+        weights[i][0] = is_further ? 0.0f : 1.0f - tx.weight;
+        weights[i][1] = is_further ? 1.0f - tx.weight : tx.weight;
+        weights[i][2] = is_further ? tx.weight : 0.0f;
+        classes[i] = 0;
+    }
+    int64 upper = ty.low * p.row_stride, lower = upper + ty.step * p.row_stride;
 #pragma unroll 2
     for (int channel = 0; channel < p.channels; ++channel) {
         float score[3];
 #pragma unroll
         for (int column = 0; column < 3; ++column)
-            score[column] = mixed(Scores::load(p, scores, upper + columns[column]),
-                                  Scores::load(p, scores, lower + columns[column]), ty.weight);
+            score[column] = mixed(bounded<Scores>(p, scores, upper + columns[column]),
+                                  bounded<Scores>(p, scores, lower + columns[column]), ty.weight);
         upper += p.channel_stride, lower += p.channel_stride;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -186,113 +295,227 @@ __device__ void mixed_classes(const Overlay& p, const void* scores, int x, int y
             if (channel == 0 || mix > best[i]) best[i] = mix, classes[i] = channel;
         }
     }
+    return packed(classes[0], classes[1], classes[2], classes[3]);
 }
+
+// i / size for what a block counts, without the dozens of instructions that whole numbers take.
+__device__ inline int quotient(int i, float one_by_size) {
+    return (int)((i + 0.5f) * one_by_size);
+}
+
+// Which scores and cells lie under a tile. In shared memory, lest it fills the registers of all threads.
+struct Cells {
+    int first_cell_x, first_cell_y, settled_wide, settled_high;
+    int first_x, first_y, best_wide, best_high;  // scores
+
+    __device__ inline void find(const Overlay& p, const Tile& tile) {
+        int right = min(tile.left + (4 << p.quads_shift), p.width) - 1;
+        int bottom = min(tile.top + p.tile_high, p.height) - 1;
+        first_cell_x = cell_of(tile.left, p.x_scale, p.cells_wide);
+        first_cell_y = cell_of(tile.top, p.y_scale, p.cells_high);
+        int last_cell_x = cell_of(right, p.x_scale, p.cells_wide);
+        int last_cell_y = cell_of(bottom, p.y_scale, p.cells_high);
+        settled_wide = last_cell_x - first_cell_x + 1, settled_high = last_cell_y - first_cell_y + 1;
+        first_x = max(first_cell_x - 1, 0), first_y = max(first_cell_y - 1, 0);
+        int last_x = min(last_cell_x, p.cells_wide - 1), last_y = min(last_cell_y, p.cells_high - 1);
+        if (p.is_vector) first_x &= ~3, last_x |= 3;
+        best_wide = last_x - first_x + 1, best_high = last_y - first_y + 1;
+    }
+};
 
 // Each of these fills the tile's classes; pixels beyond the picture get the nearest one's.
 template <class Scores>
 struct Multiclass {
-    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, int left, int top, uint8* classes) {
-        __shared__ __align__(4) uint8 best[MAX_CELLS];  // class of each score
-        __shared__ uint16 settled[MAX_CELLS];
-        __shared__ float certainty[MAX_CELLS];
-        __shared__ uint16 open[TILE_PIXELS / 4];  // fours of pixels that need all channels
-        __shared__ int open_count;
-        __shared__ uint16 column_cell[TILE_WIDE], row_cell[TILE_HIGH];
-        const void* scores = frame.scores;
-        int wide = 4 << p.quads_shift, quads = p.tile_high << p.quads_shift;
-        int right = min(left + wide, p.width) - 1, bottom = min(top + p.tile_high, p.height) - 1;
-        int first_cell_x = cell_of(left, p.x_scale, p.cells_wide), first_cell_y = cell_of(top, p.y_scale, p.cells_high);
-        int last_cell_x = cell_of(right, p.x_scale, p.cells_wide), last_cell_y = cell_of(bottom, p.y_scale, p.cells_high);
-        int first_x = max(first_cell_x - 1, 0), last_x = min(last_cell_x, p.cells_wide - 1);
-        int first_y = max(first_cell_y - 1, 0), last_y = min(last_cell_y, p.cells_high - 1);
-        if (p.is_vector) first_x &= ~3, last_x |= 3;
-        int best_wide = last_x - first_x + 1, best_high = last_y - first_y + 1;
-        int settled_wide = last_cell_x - first_cell_x + 1, settled_high = last_cell_y - first_cell_y + 1;
+    struct Kept {
+        Cells cells;
+        __align__(16) float second[MAX_CELLS];  // the second best of each score; later, how certain the best one is
+        __align__(8) uint16 column_cell[TILE_WIDE];
+        uint16 row_cell[TILE_HIGH], row_start[TILE_HIGH];  // the latter in `settled`
+        uint16 settled[MAX_CELLS];                         // the class that a cell's pixels count as, or OPEN
+        __align__(4) uint8 best[MAX_CELLS];                // class of each score
+    };
 
-        if (thread_index() == 0) open_count = 0;
+    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
+        __shared__ Kept kept;
         if (p.has_cells) {
-            for (int i = thread_index(); i < wide; i += thread_count())
-                column_cell[i] = cell_of(min(left + i, p.width - 1), p.x_scale, p.cells_wide) - first_cell_x;
-            for (int i = thread_index(); i < p.tile_high; i += thread_count())
-                row_cell[i] = cell_of(min(top + i, p.height - 1), p.y_scale, p.cells_high) - first_cell_y;
-            if (p.is_vector) {
-                int best_quads = best_wide / 4;
-                for (int i = thread_index(); i < best_quads * best_high; i += thread_count()) {
-                    int row = i / best_quads, column = (i - row * best_quads) * 4;
-                    *(uchar4*)(best + row * best_wide + column) =
-                        best_of_four<Scores>(p, scores, (first_y + row) * p.row_stride + first_x + column);
-                }
-            } else {
-                for (int i = thread_index(); i < best_wide * best_high; i += thread_count()) {
-                    int row = i / best_wide, column = i - row * best_wide;
-                    best[i] = best_of<Scores>(
-                        p, scores, (first_y + row) * p.row_stride + (first_x + column) * p.column_stride);
-                }
-            }
-            if (p.has_threshold)
-                for (int i = thread_index(); i < best_wide * best_high; i += thread_count())
-                    certainty[i] = certainty_of<Scores>(p, scores, first_x + i % best_wide, first_y + i / best_wide);
+            if (thread_index() == 0) kept.cells.find(p, tile);
             __syncthreads();
-            for (int i = thread_index(); i < settled_wide * settled_high; i += thread_count()) {
-                int row = i / settled_wide, y = first_cell_y + row, x = first_cell_x + i - row * settled_wide;
-                const uint8* upper = best + (max(y - 1, 0) - first_y) * best_wide - first_x;
-                const uint8* lower = best + (min(y, p.cells_high - 1) - first_y) * best_wide - first_x;
-                int x0 = max(x - 1, 0), x1 = min(x, p.cells_wide - 1), corner = upper[x0];
-                bool is_settled = corner == upper[x1] && corner == lower[x0] && corner == lower[x1];
-                settled[i] = is_settled ? __ldg(counts_as(p) + corner) : OPEN;
+            rank(p, frame.scores, kept);
+            find_cells(p, tile, kept);
+            __syncthreads();
+            settle(p, kept);
+        }
+        __syncthreads();
+        spread(p, tile, kept);
+        __syncthreads();
+        if (p.has_cells) {
+            decide_open(p, frame.scores, tile, kept);
+            __syncthreads();
+        }
+        decide_unsure(p, frame.scores, tile);
+        if (p.has_threshold) {
+            if (p.has_cells) find_certainty(p, frame.scores, kept);
+            __syncthreads();
+            apply_threshold(p, frame.scores, tile, kept);
+        }
+    }
+
+    // Find the best and the second best of all scores under the tile.
+    static __device__ inline void rank(const Overlay& p, const void* scores, Kept& kept) {
+        int wide = kept.cells.best_wide, first_x = kept.cells.first_x, first_y = kept.cells.first_y;
+        int count = wide * kept.cells.best_high;
+        if (p.is_vector) {
+            float one_by = 4.0f / wide;
+            for (int i = thread_index(); i < count / 4; i += thread_count()) {
+                int row = quotient(i, one_by), x = first_x + 4 * i - row * wide;
+                best_of_four<Scores>(p, scores, (first_y + row) * p.row_stride + x, (uchar4*)kept.best + i,
+                                     (float4*)kept.second + i);
             }
+            return;
         }
-        __syncthreads();
-        for (int i = thread_index(); i < quads; i += thread_count()) {
-            int row = i >> p.quads_shift, column = (i & ((1 << p.quads_shift) - 1)) * 4;
-            bool is_open = !p.has_cells;
-            if (p.has_cells) {
-                const uint16* cells = settled + row_cell[row] * settled_wide;
-                uint32 first = cells[column_cell[column]], second = cells[column_cell[column + 1]];
-                uint32 third = cells[column_cell[column + 2]], fourth = cells[column_cell[column + 3]];
-                is_open = (first | second | third | fourth) & OPEN;
-                if (!is_open) *(uchar4*)(classes + 4 * i) = make_uchar4(first, second, third, fourth);
-            }
-            if (is_open && left + column < p.width && top + row < even(p.height))
-                open[atomicAdd(&open_count, 1)] = i;
+        float one_by = 1.0f / wide;
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            int row = quotient(i, one_by), x = first_x + i - row * wide;
+            Best one = best_of<Scores>(p, scores, (first_y + row) * p.row_stride + x * p.column_stride);
+            kept.best[i] = one.channel, kept.second[i] = one.second;
         }
-        __syncthreads();
-        for (int i = thread_index(); i < open_count; i += thread_count()) {
-            int quad = open[i], row = quad >> p.quads_shift, column = (quad & ((1 << p.quads_shift) - 1)) * 4;
-            int found[4];
-            mixed_classes<Scores>(p, scores, min(left + column, p.width - 1), min(top + row, p.height - 1), found);
-            const uint8* table = counts_as(p);
-            *(uchar4*)(classes + 4 * quad) = make_uchar4(__ldg(table + found[0]), __ldg(table + found[1]),
-                                                         __ldg(table + found[2]), __ldg(table + found[3]));
+    }
+
+    // In which cells the tile's columns and rows are.
+    static __device__ inline void find_cells(const Overlay& p, const Tile& tile, Kept& kept) {
+        for (int i = thread_index(); i < 4 << p.quads_shift; i += thread_count())
+            kept.column_cell[i] =
+                cell_of(min(tile.left + i, p.width - 1), p.x_scale, p.cells_wide) - kept.cells.first_cell_x;
+        for (int i = thread_index(); i < p.tile_high; i += thread_count()) {
+            int cell = cell_of(min(tile.top + i, p.height - 1), p.y_scale, p.cells_high) - kept.cells.first_cell_y;
+            kept.row_cell[i] = cell, kept.row_start[i] = cell * kept.cells.settled_wide;
         }
-        if (!p.has_threshold) return;
-        __syncthreads();
-        for (int i = thread_index(); i < 4 * quads; i += thread_count()) {
-            int row = i >> (p.quads_shift + 2), column = i & (wide - 1);
-            if (left + column >= even(p.width) || top + row >= even(p.height)) continue;
-            Taps tx = taps_at(min(left + column, p.width - 1), p.x_scale, p.cells_wide);
-            Taps ty = taps_at(min(top + row, p.height - 1), p.y_scale, p.cells_high);
-            float corners[2][2];
-            for (int y = 0; y < 2; ++y)
-                for (int x = 0; x < 2; ++x) {
-                    int at_x = tx.low + x * tx.step, at_y = ty.low + y * ty.step;
-                    // taps of a border may lie one beyond what was kept: their weight is 0 or 1 there
-                    int kept_x = clamped(at_x, first_x, last_x), kept_y = clamped(at_y, first_y, last_y);
-                    corners[y][x] = p.has_cells ? certainty[(kept_y - first_y) * best_wide + kept_x - first_x]
-                                                : certainty_of<Scores>(p, scores, at_x, at_y);
+    }
+
+    static __device__ inline void settle(const Overlay& p, Kept& kept) {
+        const Cells& cells = kept.cells;
+        int wide = cells.settled_wide, count = wide * cells.settled_high;
+        float one_by = 1.0f / wide;
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            int row = quotient(i, one_by), y = cells.first_cell_y + row, x = cells.first_cell_x + i - row * wide;
+            int y0 = max(y - 1, 0) - cells.first_y, y1 = min(y, p.cells_high - 1) - cells.first_y;
+            const uint8* upper = kept.best + y0 * cells.best_wide - cells.first_x;
+            const uint8* lower = kept.best + y1 * cells.best_wide - cells.first_x;
+            int x0 = max(x - 1, 0), x1 = min(x, p.cells_wide - 1), corner = upper[x0];
+            bool is_settled = corner == upper[x1] && corner == lower[x0] && corner == lower[x1];
+            kept.settled[i] = is_settled ? __ldg(counts_as(p) + corner) : OPEN;
+        }
+    }
+
+    // From cells to pixels; fours with open ones are listed.
+    static __device__ inline void spread(const Overlay& p, const Tile& tile, Kept& kept) {
+        // a thread stays in one column as long as it can: it needs that one's cells once
+        int across = min(1 << p.quads_shift, thread_count()), down = thread_count() / across;
+        int first_row = thread_index() / across;
+        if (first_row >= down) return;
+        for (int four = thread_index() % across; four < 1 << p.quads_shift; four += across) {
+            uint2 columns = *(const uint2*)(kept.column_cell + 4 * four);
+            uint32 cell[4] = {columns.x & 0xffff, columns.x >> 16, columns.y & 0xffff, columns.y >> 16};
+            for (int row = first_row; row < p.tile_high; row += down) {
+                int place = (row << p.quads_shift) + four;
+                uint32 all = OPEN;
+                if (p.has_cells) {
+                    const uint16* cells = kept.settled + kept.row_start[row];
+                    uint32 first = cells[cell[0]], second = cells[cell[1]];
+                    uint32 third = cells[cell[2]], fourth = cells[cell[3]];
+                    all = first | second | third | fourth;
+                    ((uint32*)tile.classes)[place] = packed(first, second, third, fourth);
                 }
+                if (all & OPEN && tile.left + 4 * four < p.width && tile.top + row < even(p.height))
+                    tile.list[atomicAdd(tile.listed, 1)] = p.has_cells ? place : place | UNSURE;
+            }
+        }
+    }
+
+    // Open pixels, one a thread: by the classes at their corners. If that is not enough, their four gets UNSURE.
+    static __device__ inline void decide_open(const Overlay& p, const void* scores, const Tile& tile, Kept& kept) {
+        const Cells& cells = kept.cells;
+        int count = 4 * *tile.listed;
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            int four = tile.list[i / 4] & ~UNSURE, pixel = 4 * four + i % 4;
+            int row = four >> p.quads_shift, column = pixel & ((4 << p.quads_shift) - 1);
+            int cell_x = kept.column_cell[column], cell_y = kept.row_cell[row];
+            if (kept.settled[kept.row_start[row] + cell_x] != OPEN) continue;
+            cell_x += cells.first_cell_x, cell_y += cells.first_cell_y;
+            int ys[2] = {max(cell_y - 1, 0), min(cell_y, p.cells_high - 1)};
+            int xs[2] = {max(cell_x - 1, 0), min(cell_x, p.cells_wide - 1)};
+            Corners corners;
+            int classes[4];
+            float seconds[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                int y = ys[j / 2], x = xs[j % 2], at = (y - cells.first_y) * cells.best_wide + x - cells.first_x;
+                corners.at[j] = y * (int)p.row_stride + x * (int)p.column_stride;
+                classes[j] = kept.best[at], seconds[j] = kept.second[at];
+            }
+            corners.x_weight = weight_of(min(tile.left + column, p.width - 1), p.x_scale);
+            corners.y_weight = weight_of(min(tile.top + row, p.height - 1), p.y_scale);
+            int found = class_of_best<Scores>(p, scores, corners, classes, seconds);
+            if (found < 0)
+                tile.list[i / 4] = four | UNSURE;  // whichever of the four pixels writes it
+            else
+                tile.classes[pixel] = __ldg(counts_as(p) + found);
+        }
+    }
+
+    static __device__ inline void decide_unsure(const Overlay& p, const void* scores, const Tile& tile) {
+        const uint8* table = counts_as(p);
+        int count = *tile.listed;
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            int four = tile.list[i];
+            if (!(four & UNSURE)) continue;
+            four &= ~UNSURE;
+            int x = tile.left + (four * 4 & ((4 << p.quads_shift) - 1)), y = tile.top + (four >> p.quads_shift);
+            uint32 found = mixed_classes<Scores>(p, scores, x, min(y, p.height - 1));
+            ((uint32*)tile.classes)[four] = packed(__ldg(table + (found & 255)), __ldg(table + (found >> 8 & 255)),
+                                                   __ldg(table + (found >> 16 & 255)), __ldg(table + (found >> 24)));
+        }
+    }
+
+    static __device__ inline void find_certainty(const Overlay& p, const void* scores, Kept& kept) {
+        const Cells& cells = kept.cells;
+        int count = cells.best_wide * cells.best_high;
+        float one_by = 1.0f / cells.best_wide;
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            int row = quotient(i, one_by), x = cells.first_x + i - row * cells.best_wide;
+            kept.second[i] = certainty_of<Scores>(p, scores, x, cells.first_y + row);
+        }
+    }
+
+    static __device__ inline void apply_threshold(const Overlay& p, const void* scores, const Tile& tile, Kept& kept) {
+        const Cells& cells = kept.cells;
+        int wide = 4 << p.quads_shift;
+        for (int i = thread_index(); i < p.tile_high * wide; i += thread_count()) {
+            int x = tile.left + (i & (wide - 1)), y = tile.top + (i >> (p.quads_shift + 2));
+            if (x >= even(p.width) || y >= even(p.height)) continue;
+            Taps tx = taps_at(min(x, p.width - 1), p.x_scale, p.cells_wide);
+            Taps ty = taps_at(min(y, p.height - 1), p.y_scale, p.cells_high);
+            float corners[2][2];
+            for (int j = 0; j < 4; ++j) {
+                int at_x = tx.low + j % 2 * tx.step, at_y = ty.low + j / 2 * ty.step;
+                // taps of a border may lie one beyond what was kept: their weight is 0 or 1 there
+                int row = clamped(at_y - cells.first_y, 0, cells.best_high - 1);
+                int column = clamped(at_x - cells.first_x, 0, cells.best_wide - 1);
+                corners[j / 2][j % 2] = p.has_cells ? kept.second[row * cells.best_wide + column]
+                                                    : certainty_of<Scores>(p, scores, at_x, at_y);
+            }
             float certain = mixed(mixed(corners[0][0], corners[0][1], tx.weight),
                                   mixed(corners[1][0], corners[1][1], tx.weight), ty.weight);
-            if (certain < p.threshold) classes[i] = p.background;
+            if (certain < p.threshold) tile.classes[i] = p.background;
         }
     }
 };
 
 struct Binary {
-    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, int left, int top, uint8* classes) {
+    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int shift = p.quads_shift + 2;
         for (int i = thread_index(); i < p.tile_high << shift; i += thread_count()) {
-            int x = left + (i & ((1 << shift) - 1)), y = top + (i >> shift);
+            int x = tile.left + (i & ((1 << shift) - 1)), y = tile.top + (i >> shift);
             if (x >= even(p.width) || y >= even(p.height)) continue;
             Taps tx = taps_at(min(x, p.width - 1), p.x_scale, p.cells_wide);
             Taps ty = taps_at(min(y, p.height - 1), p.y_scale, p.cells_high);
@@ -303,7 +526,7 @@ struct Binary {
                                 mixed(AnyScores::load(p, frame.scores, lower + first),
                                       AnyScores::load(p, frame.scores, lower + second), tx.weight),
                                 ty.weight);
-            classes[i] = score >= p.threshold ? p.positive : p.negative;
+            tile.classes[i] = score >= p.threshold ? p.positive : p.negative;
         }
     }
 };
@@ -318,33 +541,33 @@ struct Index {
         return found >= 0.0f && found < p.labels ? (int)found : 255;
     }
 
-    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, int left, int top, uint8* classes) {
+    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int shift = p.quads_shift + 2;
         for (int i = thread_index(); i < p.tile_high << shift; i += thread_count()) {
-            int x = left + (i & ((1 << shift) - 1)), y = top + (i >> shift);
+            int x = tile.left + (i & ((1 << shift) - 1)), y = tile.top + (i >> shift);
             if (x >= even(p.width) || y >= even(p.height)) continue;
             int column = __ldg(p.nearest_column + min(x, p.width - 1));
             int row = __ldg(p.nearest_row + min(y, p.height - 1));
             int found = class_at(p, frame.scores, row * p.row_stride + column * p.column_stride);
-            classes[i] = __ldg(counts_as(p) + found);
+            tile.classes[i] = __ldg(counts_as(p) + found);
         }
     }
 };
 
 // A map that is there already.
 struct Held {
-    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, int left, int top, uint8* classes) {
+    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int quads_wide = 1 << p.quads_shift;
         for (int i = thread_index(); i < p.tile_high << p.quads_shift; i += thread_count()) {
-            int x = left + (i & (quads_wide - 1)) * 4, y = top + (i >> p.quads_shift);
+            int x = tile.left + (i & (quads_wide - 1)) * 4, y = tile.top + (i >> p.quads_shift);
             if (x >= even(p.width) || y >= even(p.height)) continue;
             const uint8* row = frame.map + (int64)min(y, p.height - 1) * p.width;
             if (p.is_map_aligned) {  // which it is only if rows are made of whole fours
-                *(uchar4*)(classes + 4 * i) = __ldg((const uchar4*)(row + x));
+                *(uchar4*)(tile.classes + 4 * i) = __ldg((const uchar4*)(row + x));
                 continue;
             }
             int last = p.width - 1;
-            *(uchar4*)(classes + 4 * i) =
+            *(uchar4*)(tile.classes + 4 * i) =
                 make_uchar4(row[min(x, last)], row[min(x + 1, last)], row[min(x + 2, last)], row[min(x + 3, last)]);
         }
     }

@@ -12,22 +12,22 @@ import threading
 import time
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
 
+from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.sources.urls import is_network, masked
 
-__all__ = ["CLOCK", "Feed", "FeedCounts", "Settings", "Stamped", "feed"]
+__all__ = ["CLOCK", "Feed", "Settings", "Stamped", "feed"]
 
 CLOCK = Fraction(1, 90000)
 """Time base of everything a feed gives, in seconds."""
 _ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
 _log = logging.getLogger(__name__)
-
-State = Literal["connecting", "up", "away", "ended"]
 
 
 @dataclass(frozen=True)
@@ -56,28 +56,9 @@ class Stamped:
     arrived: float
 
 
-@dataclass
-class FeedCounts:
-    """What happened to a feed. Read by any thread; frames_in = frames_out - held + dropped + those that wait."""
-
-    name: str
-    state: State = "connecting"
-    frames_in: int = 0
-    frames_out: int = 0
-    dropped: int = 0
-    held: int = 0
-    reconnects: int = 0
-    last_error: str = ""
-    last_frame_at: float | None = None
-    """`time.monotonic` of the last frame's arrival."""
-
-
-_feeds: dict[str, FeedCounts] = {}
-
-
-def feed(name: str) -> FeedCounts | None:
-    """The counts of a feed that was opened under this name."""
-    return _feeds.get(name)
+def feed(name: str) -> StreamMetrics | None:
+    """The counts of a feed that was opened under this name: frames_in = frames_out - held + dropped + those waiting."""
+    return metrics.stream(name, "source")
 
 
 class Feed:
@@ -85,7 +66,9 @@ class Feed:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.counts = _feeds[settings.name] = FeedCounts(settings.name)
+        self.counts = metrics.open_stream(settings.name, "source")
+        self.counts.state = "connecting"
+        self.counts.dropped_for.update(late=0, closed=0)
         self.failure: StreamError | None = None
         """Why the feed ended, if it was not its own end."""
         self.frame_seconds = 1 / 25
@@ -107,6 +90,7 @@ class Feed:
                 return None
             stamped = self._waiting.popleft()
             self._changed.notify_all()
+        self.counts.took("queue", time.monotonic() - stamped.arrived)
         return stamped
 
     @property
@@ -122,7 +106,7 @@ class Feed:
         """End the feed; frames that wait are dropped. Its thread may be in a system call, which time-outs bound."""
         with self._changed:
             self._stop.set()
-            self.counts.dropped += len(self._waiting)
+            self.counts.drop("closed", len(self._waiting))
             self._waiting.clear()
             self.counts.state = "ended"
             self._changed.notify_all()
@@ -132,7 +116,7 @@ class Feed:
         oldest = time.monotonic() - self._settings.max_latency
         while len(self._waiting) > 1 and self._waiting[0].arrived < oldest:
             self._waiting.popleft()
-            self.counts.dropped += 1
+            self.counts.drop("late")
 
     # ------------------------------------------------------------------------------------------------- in the thread
 
@@ -166,7 +150,7 @@ class Feed:
             if self._stop.is_set():
                 return
             if counts.state != "away":
-                _log.warning("feed '%s': away: %s", settings.name, reason)
+                _log.warning("feed '%s': away: %s", settings.name, reason, extra={"state": "away"})
             counts.last_error = reason
             counts.state = "away"
         if not is_network(settings.url) or (settings.max_retries is not None and failures > settings.max_retries):
@@ -194,6 +178,7 @@ class Feed:
             for packet in container.demux(stream):
                 arrived = time.monotonic()
                 frames = _decoded(packet)
+                self.counts.took("decode", time.monotonic() - arrived)
                 if frames:
                     last_frame = arrived
                 elif arrived - last_frame > patience or self._stop.is_set():
@@ -214,7 +199,7 @@ class Feed:
                 return
             if counts.state == "away" and counts.frames_in:
                 counts.reconnects += 1
-                _log.warning("feed '%s': back", settings.name)
+                _log.warning("feed '%s': back", settings.name, extra={"state": "up", "reconnects": counts.reconnects})
             counts.state = "up"
             counts.last_frame_at = arrived
             counts.frames_in += 1

@@ -12,7 +12,6 @@ from bmf import Packet, ProcessResult, Task, Timestamp, VideoFrame
 from bmf.hmp import Frame, PixelInfo, kCR_JPEG, kCR_MPEG, kCS_BT470BG, kCS_BT709, kPF_YUV420P
 from bmf.lib._bmf.sdk import Rational
 
-from bmf_trt_seg import metrics
 from bmf_trt_seg.bmf_module import OurModule
 from bmf_trt_seg.options import LiveOptions
 from bmf_trt_seg.sources.feed import CLOCK, Feed, Settings, Stamped
@@ -35,7 +34,6 @@ class LiveSource(OurModule):
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
         super().__init__(node, option)
         self._options = options = validated(LiveOptions, option or {}, "options of LiveSource")
-        self._stream = metrics.open_stream(options.name)
         self._feed = Feed(
             Settings(
                 url=options.url,
@@ -55,7 +53,7 @@ class LiveSource(OurModule):
         self._sent_at = 0.0
 
     def work(self, task: Task) -> None:
-        if self._stream.stop_requested:
+        if self._feed.counts.stop_requested:
             self._end(task)
             return
         stamped = self._feed.take(min(_TURN_SECONDS, self._feed.frame_seconds))

@@ -39,7 +39,7 @@ class NvDecSource(OurModule):
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
         super().__init__(node, option)
         self._options = options = validated(NvDecOptions, option or {}, "options of NvDecSource")
-        self._stream = metrics.open_stream(options.name)
+        self._stream = metrics.open_stream(options.name, "source")
         self._name = f"'{masked(options.path)}'"
         self._track = self._opened()
         self._last_pts: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from typing import Any
 
 from bmf import Packet, Task, Timestamp
@@ -18,7 +19,7 @@ class SoundGate(OurModule):
     """Pictures and sound in, the same packets out; for sound that another node than the pictures' decoder reads.
 
     BMF's encoder forgets sound that is over before its first picture comes, as it is where a network works on the
-    pictures. Here sound goes no further than the pictures have come, and ends after them.
+    pictures. Here sound goes no further than the pictures have come; what is left when they end follows at once.
     """
 
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
@@ -26,24 +27,25 @@ class SoundGate(OurModule):
         options = validated(SoundGateOptions, option or {}, "options of SoundGate")
         self._lead = round(options.lead_seconds * 1_000_000)
         self._waiting: collections.deque[Packet] = collections.deque()
-        self._reached: int | None = None  # microseconds, of the newest picture
+        self._reached: float | None = None  # microseconds, of the newest picture
+        self._is_sound_over = False
 
     def work(self, task: Task) -> None:
-        pictures, sound = (task.get_inputs()[index] for index in range(2))
-        self._waiting.extend(packet for packet in packets(sound) if packet.timestamp != Timestamp.EOF)
-        for packet in packets(pictures):
-            if packet.timestamp == Timestamp.EOF:
-                self._end(task)
-                return
-            task.get_outputs()[0].put(packet)
-            self._reached = packet.timestamp
-        while self._waiting and self._reached is not None and self._waiting[0].timestamp <= self._reached + self._lead:
-            task.get_outputs()[1].put(self._waiting.popleft())
-
-    def _end(self, task: Task) -> None:
         outputs = task.get_outputs()
-        while self._waiting:
+        for packet in packets(task.get_inputs()[1]):
+            if packet.timestamp == Timestamp.EOF:
+                self._is_sound_over = True
+            else:
+                self._waiting.append(packet)
+        for packet in packets(task.get_inputs()[0]):
+            if packet.timestamp == Timestamp.EOF:
+                self._reached = math.inf
+                outputs[0].put(Packet.generate_eof_packet())
+            else:
+                outputs[0].put(packet)
+                self._reached = packet.timestamp
+        while self._waiting and self._reached is not None and self._waiting[0].timestamp <= self._reached + self._lead:
             outputs[1].put(self._waiting.popleft())
-        for output in outputs.values():
-            output.put(Packet.generate_eof_packet())
-        task.timestamp = Timestamp.DONE
+        if self._is_sound_over and self._reached == math.inf:
+            outputs[1].put(Packet.generate_eof_packet())
+            task.timestamp = Timestamp.DONE

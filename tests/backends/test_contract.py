@@ -10,11 +10,12 @@ import torch
 from factories import make_spec, save_onnx
 
 from bmf_trt_seg.backends import Backend, select_backend
+from bmf_trt_seg.backends.shared import SharedBackend
 from bmf_trt_seg.errors import EngineError
 
 WEIGHTS = np.random.default_rng(0).normal(size=(2, 3, 3, 3)).astype(np.float32)
 SPEC = make_spec(activation="none")
-KINDS = ["onnxruntime", "torchscript", "torch.export"]
+KINDS = ["onnxruntime", "torchscript", "torch.export", "shared"]
 
 
 class Network(torch.nn.Module):
@@ -37,6 +38,7 @@ def files(tmp_path_factory):
         program = torch.export.export(module, example, dynamic_shapes=(sizes,))
         made[f"{name}torch.export"] = folder / f"{name}net.pt2"
         torch.export.save(program, made[f"{name}torch.export"])
+    made["shared"] = save_onnx(folder / "shared.onnx", WEIGHTS, then="Sigmoid")
     made["torchscript"] = folder / "net.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -45,7 +47,10 @@ def files(tmp_path_factory):
 
 
 def backend(path, **options):
-    return select_backend("auto", path)(path, SPEC, **options)
+    kind = select_backend("auto", path)
+    if path.stem == "shared":
+        return SharedBackend(path, SPEC, backend=kind, batch_size=2, **options)
+    return kind(path, SPEC, **options)
 
 
 @pytest.fixture(params=KINDS)

@@ -102,7 +102,7 @@ def graph_to_sink(source: dict[str, Any], name: str, **options: Any) -> dict[str
 
 def nvdec(path: Any, **options: Any) -> dict[str, Any]:
     """NvDecSource as a node."""
-    info = {"name": "NvDecSource", "type": "python", "path": "", "entry": "bmf_trt_seg.sources.nvdec.NvDecSource"}
+    info = {"name": "NvDecSource", "type": "python", "path": "", "entry": "bmf_trt_seg.sources.NvDecSource"}
     return {"module_info": info, "option": {"path": str(path), **options}}
 
 

@@ -23,7 +23,8 @@ from live_sink import Seen
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import ConfigError, StreamError
-from bmf_trt_seg.sources.feed import FeedCounts, feed
+from bmf_trt_seg.metrics import StreamMetrics
+from bmf_trt_seg.sources.feed import feed
 from bmf_trt_seg.sources.urls import masked
 
 RATE = 25
@@ -46,7 +47,7 @@ def live_graph(name: str, url: str, sink_seconds: float, **options: Any) -> dict
 
     source = {"url": url, "name": name, **QUICK, **options}
     nodes = [
-        node(0, "bmf_trt_seg.sources.live.LiveSource", ROOT, source, [], ["live"]),
+        node(0, "bmf_trt_seg.sources.LiveSource", ROOT, source, [], ["live"]),
         node(1, "live_sink.CollectingSink", HERE, {"name": name, "seconds": sink_seconds}, ["live"], []),
     ]
     # by itself BMF lets some 30 frames wait between two nodes: with this, at most 2
@@ -83,7 +84,7 @@ class Running:
         return self.sink.frames
 
     @property
-    def counts(self) -> FeedCounts:
+    def counts(self) -> StreamMetrics:
         counts = feed(self._name)
         assert counts is not None
         return counts

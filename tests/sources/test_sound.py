@@ -46,6 +46,15 @@ def test_sound_waits_for_its_pictures() -> None:
     assert step(gate, [Packet.generate_eof_packet()], []) == (["end"], ["s7", "end"], True)
 
 
+def test_sound_that_comes_after_the_last_picture() -> None:
+    gate = SoundGate(0, {})
+    assert step(gate, [packet("p0", 0), Packet.generate_eof_packet()], [packet("s0", 0)]) == (
+        ["p0", "end"], ["s0"], False,
+    )  # fmt: skip
+    assert step(gate, [], [packet("s1", SECOND)]) == ([], ["s1"], False)
+    assert step(gate, [], [Packet.generate_eof_packet()]) == ([], ["end"], True)
+
+
 def test_pictures_without_sound() -> None:
     gate = SoundGate(0, {})
     assert step(gate, [packet("p0", 0)], [Packet.generate_eof_packet()]) == (["p0"], [], False)
@@ -61,7 +70,7 @@ def test_wrong_options_are_refused(option: dict[str, Any]) -> None:
 def test_it_has_two_streams() -> None:
     node = {
         "id": 0, "scheduler": 0, "option": {}, "input_streams": [], "output_streams": [{"identifier": "a"}],
-        "module_info": {"name": "SoundGate", "type": "python", "entry": "bmf_trt_seg.sources.sound.SoundGate"},
+        "module_info": {"name": "SoundGate", "type": "python", "entry": "bmf_trt_seg.sources.SoundGate"},
     }  # fmt: skip
     problems = check_graph({"input_streams": [], "output_streams": [], "nodes": [node]})
     assert any("SoundGate has two streams in and out: pictures, then sound" in problem for problem in problems)
