@@ -267,8 +267,8 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("nodes", 1, "module_info", "entry", to="bmf_trt_seg.module.Segment"), [
             r"node 1: there is no module 'bmf_trt_seg\.module\.Segment'; ours are "
             r"'bmf_trt_seg\.module\.SegmentModule', 'bmf_trt_seg\.sinks\.RecordSink', "
-            r"'bmf_trt_seg\.sources\.live\.LiveSource', 'bmf_trt_seg\.sources\.nvdec\.NvDecSource', "
-            r"'bmf_trt_seg\.sources\.sound\.SoundGate'"]),
+            r"'bmf_trt_seg\.sources\.LiveSource', 'bmf_trt_seg\.sources\.NvDecSource', "
+            r"'bmf_trt_seg\.sources\.SoundGate'"]),
         (_set("nodes", 1, "module_info", to={"name": "segment"}), [
             "node 1: unknown module 'segment'; BMF has c_ffmpeg_decoder, c_ffmpeg_encoder, c_ffmpeg_filter; ours has "
             "the entry 'bmf_trt_seg.module.SegmentModule'; any other needs a 'path'"]),

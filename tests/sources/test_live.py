@@ -29,6 +29,7 @@ from bmf_trt_seg.sources.urls import masked
 
 RATE = 25
 STEP = 90000 // RATE
+LONGEST_WAIT = 0.5  # seconds: the default of max_latency_ms, after which frames are dropped
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 QUICK = {"connect_timeout": 3.0, "read_timeout": 0.6, "backoff": 0.1, "backoff_max": 0.2}
@@ -216,7 +217,7 @@ def test_killed_and_restarted_with_the_last_frame_held(camera: Camera) -> None:
     last = next(index for index, frame in enumerate(run.frames) if frame.is_marked) - 1
     assert held == list(range(last + 1, last + 1 + len(held))), "all at one place"
     assert {run.frames[index].number for index in held} == {run.frames[last].number}
-    assert drift_seconds(run.frames) < 0.3, "the times follow the clock"
+    assert drift_seconds(run.frames) < LONGEST_WAIT, "the times follow the clock"
     assert max(steps(run.frames[: held[-1] + 1])[1:]) < 90000 * 0.6, "no gap"
 
 
@@ -236,7 +237,7 @@ def test_killed_and_restarted_with_a_pause(camera: Camera) -> None:
     gaps = [step for step in steps(run.frames) if step > 2 * STEP]
     assert len(gaps) == 1
     assert gaps[0] > 0.8 * 90000
-    assert drift_seconds(run.frames) < 0.3
+    assert drift_seconds(run.frames) < LONGEST_WAIT
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -251,7 +252,7 @@ def test_frozen_and_thawed(camera: Camera, transport: str) -> None:
         run.gets(10)
         run.stop()
     assert run.counts.reconnects == 1
-    assert drift_seconds(run.frames) < 0.3
+    assert drift_seconds(run.frames) < LONGEST_WAIT
 
 
 def test_a_short_hiccup_is_no_reconnect(camera: Camera) -> None:
