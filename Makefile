@@ -14,7 +14,7 @@ demo: $(VENV)/ready ## segment a clip with a person: writes demo/out/person.mp4 
 	@$(BIN)/python demo/run.py
 
 test: $(VENV)/ready-for-tests ## run the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/ready-for-tests ## lint, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

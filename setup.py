@@ -48,6 +48,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8.2",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "tensorrt-rtx-cu13>=1.2",  # builds engines on machines without a GPU
         ],

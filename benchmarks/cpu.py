@@ -56,10 +56,10 @@ def tuned_loop(clip: Path, target: Path) -> None:
         weight = 0.5 * mask.astype(np.float32)[..., None]
         return (picture * (1.0 - weight) + color * weight).astype(np.uint8)
 
-    _loop(clip, target, blend, is_tuned=True)
+    _loop(clip, target, blend)
 
 
-def _loop(clip: Path, target: Path, blend: Callable[[Any, Any, Any], Any], *, is_tuned: bool = False) -> None:
+def _loop(clip: Path, target: Path, blend: Callable[[Any, Any, Any], Any]) -> None:
     import av
     import cv2
     import numpy as np
@@ -75,8 +75,6 @@ def _loop(clip: Path, target: Path, blend: Callable[[Any, Any, Any], Any], *, is
         video = source.streams.video[0]
         stream = sink.add_stream("libx264", rate=video.average_rate, options={"preset": _PRESET, "crf": str(_CRF)})
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-        if is_tuned:  # PyAV's own choice is threads by slices
-            video.thread_type = stream.codec_context.thread_type = "AUTO"
         for frame in source.decode(video):
             picture = frame.to_ndarray(format="rgb24")
             small = cv2.resize(picture, (256, 256)).astype(np.float32) / 255.0
