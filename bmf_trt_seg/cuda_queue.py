@@ -31,7 +31,7 @@ class Mark:
 
 
 class CudaQueue:
-    """Puts work on a stream, in order, and copies beside it; no method but `close` waits for the GPU."""
+    """Puts work on a stream, in order, and copies beside it; only `drain` and `close` wait for the GPU."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         """`stream`: where kernels and network run."""

@@ -20,7 +20,7 @@ from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import backend_for
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look, Overlay
-from bmf_trt_seg.postprocess import Postprocess, chosen_classes
+from bmf_trt_seg.postprocess import Postprocess, check_smoothing, chosen_classes
 from bmf_trt_seg.preprocess import Preprocess
 from bmf_trt_seg.replay import RecordedMasks
 from bmf_trt_seg.segmentation import Batch, Drawn, MaskSource, Segmentation, Timestamp
@@ -42,17 +42,15 @@ class NetworkMasks:
     def __init__(self, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
         """The backend is open; it is run once on an empty picture here, and closed by `close`."""
         spec = backend.spec
-        chosen = chosen_classes(spec.labels, spec.background, options.classes)
+        check_smoothing(spec, options.smoothing)
         self.labels, self.colors = _shown(spec, options)
         self.batch_size = options.batch_size
         self._interval = options.interval
         self._smoothing = options.smoothing
-        if options.smoothing and spec.output.activation == "index":
-            raise ConfigError("option 'smoothing' needs scores, but this network gives class indices; set it to 0")
         self._metrics = metrics
         self._preprocess = Preprocess(spec.input)
         self._backend = backend
-        self._postprocess = Postprocess(spec, chosen, options.threshold)
+        self._postprocess = Postprocess(spec, list(self.labels), options.threshold)
         self.background = self._postprocess.background
         self._smoothed: npt.NDArray[np.float32] | None = None
         self._held: npt.NDArray[np.uint8] | None = None

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.backends import Backend
-from bmf_trt_seg.errors import ConfigError, EngineError
+from bmf_trt_seg.errors import EngineError
 from bmf_trt_seg.frames import FramePlanes, plane_shapes
 from bmf_trt_seg.legend import Legend
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look
 from bmf_trt_seg.overlay_cuda import CudaOverlay, Drawing
-from bmf_trt_seg.postprocess import Postprocess, chosen_classes
+from bmf_trt_seg.postprocess import Postprocess, check_smoothing
 from bmf_trt_seg.preprocess_cuda import CudaPreprocess, narrowed
 from bmf_trt_seg.segmentation import Drawn, Timestamp
 
@@ -50,9 +50,8 @@ class CudaPipeline:
     ) -> None:
         """`backend` is open, with a stream; it is closed by `close`."""
         spec = backend.spec
-        chosen = chosen_classes(spec.labels, spec.background, options.classes)
-        if options.smoothing and spec.output.activation == "index":
-            raise ConfigError("option 'smoothing' needs scores, but this network gives class indices; set it to 0")
+        check_smoothing(spec, options.smoothing)
+        chosen = list(look.labels)
         self.labels, self.colors = look.labels, look.colors
         self.batch_size = options.batch_size
         self._interval, self._smoothing = options.interval, options.smoothing
@@ -70,7 +69,6 @@ class CudaPipeline:
         with self._in_queue():
             self._batch = self._new_batch(backend.batch_size)
             postprocess.check(tuple(self._backend.infer_on_device(self._batch).shape))
-            self._queue.drain()
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bmf_trt_seg.errors import ConfigError, ModelError
 from bmf_trt_seg.spec import NO_CLASS, ModelSpec
 
-__all__ = ["Postprocess", "chosen_classes"]
+__all__ = ["Postprocess", "check_smoothing", "chosen_classes"]
 
 _CHUNK_PIXELS = 1 << 15  # of a class border, decided at once: bounds the memory of networks with many classes
 
@@ -41,6 +41,12 @@ def chosen_classes(labels: list[str], background: int | None, classes: Collectio
             more = f", ... {len(labels) - 30} more" if len(labels) > 30 else ""
             raise ConfigError(f"option 'classes': the model has no class '{text}'; it has {shown}{more}")
     return sorted(chosen)
+
+
+def check_smoothing(spec: ModelSpec, smoothing: float) -> None:
+    """Raise ConfigError if a network's output is to be smoothed and holds no scores."""
+    if smoothing and spec.output.activation == "index":
+        raise ConfigError("option 'smoothing' needs scores, but this network gives class indices; set it to 0")
 
 
 class Postprocess:

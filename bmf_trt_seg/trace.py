@@ -9,6 +9,7 @@ Format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsK
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -275,12 +276,11 @@ class Trace:
         if not self._device_lock.acquire(blocking=False):
             return
         try:
-            for _ in range(most):
-                if not self._pending or not self._read(self._pending[0]):
-                    break
-                self._pending.popleft()
-        except IndexError:
-            pass  # the limit pushed it out in between
+            with contextlib.suppress(IndexError):  # the limit pushed it out in between
+                for _ in range(most):
+                    if not self._pending or not self._read(self._pending[0]):
+                        break
+                    self._pending.popleft()
         finally:
             self._device_lock.release()
 

@@ -99,6 +99,17 @@ def foreign_engine(
     return target
 
 
+def node(
+    number: int, module: str, option: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str], **info: Any
+) -> dict[str, Any]:
+    """A node of a BMF graph, on a thread of its own; info: of its module, but the name."""
+    return {
+        "id": number, "scheduler": number, "module_info": {"name": module, **info}, "input_manager": "immediate",
+        "input_streams": [{"identifier": stream} for stream in inputs],
+        "output_streams": [{"identifier": stream} for stream in outputs], "option": option,
+    }  # fmt: skip
+
+
 def contract_network(path: Path, batch: int | str = "N") -> Path:
     return save_onnx(path, WEIGHTS, then="Sigmoid", batch=batch)
 

@@ -10,7 +10,7 @@ import jobs
 import numpy as np
 import pytest
 from gpu.figures import note
-from gpu.networks import QUICK, TACTICS, engine, options
+from gpu.networks import QUICK, TACTICS, engine, node, options
 
 from bmf_trt_seg.graph import check_graph, run_graph
 from bmf_trt_seg.spec import ModelSpec, spec_path
@@ -91,14 +91,6 @@ def test_engine_by_name_brings_its_description(bright, tmp_path):
 def graph_over_nv12(clip: Path, model: Path, folder: Path, name: str, *, on_gpu: bool, **values):
     """decoder -> NV12, on the GPU or not -> SegmentModule -> a file of pts and luma, and one of masks."""
     here = str(Path(__file__).parent)
-
-    def node(number, module, option, inputs, outputs, **info):
-        return {
-            "id": number, "scheduler": number, "module_info": {"name": module, **info}, "input_manager": "immediate",
-            "input_streams": [{"identifier": stream} for stream in inputs],
-            "output_streams": [{"identifier": stream} for stream in outputs], "option": option,
-        }  # fmt: skip
-
     ours = {"type": "python", "path": str(Path(here).parents[1])}
     nodes = [
         node(0, "c_ffmpeg_decoder", {"input_path": str(clip), "copyts": 1, "loglevel": "error"}, [], ["video:decoded"]),

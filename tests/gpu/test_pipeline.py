@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu.networks import node
 
 torch = pytest.importorskip("torch")
 
@@ -13,14 +14,6 @@ torch = pytest.importorskip("torch")
 def nodes_over_nv12(clip: Path, model: Path, result: Path, **values):
     """decoder -> NV12 on the GPU -> SegmentModule -> the host -> a file of pts and luma."""
     here, top = str(Path(__file__).parent), str(Path(__file__).parents[2])
-
-    def node(number, module, option, inputs, outputs, **info):
-        return {
-            "id": number, "scheduler": number, "module_info": {"name": module, **info}, "input_manager": "immediate",
-            "input_streams": [{"identifier": stream} for stream in inputs],
-            "output_streams": [{"identifier": stream} for stream in outputs], "option": option,
-        }  # fmt: skip
-
     return [
         node(0, "c_ffmpeg_decoder", {"input_path": str(clip), "copyts": 1, "loglevel": "error"}, [], ["video:decoded"]),
         node(1, "ToNv12", {"cuda": 1}, ["video:decoded"], ["uploaded"], type="python", path=here,
