@@ -44,8 +44,24 @@ class PassingBy(CountingSink):
         return ProcessResult.OK
 
 
+class Keeping(CountingSink):
+    """Keeps the frames for `FromMemory`."""
+
+    def process(self, task: Task) -> ProcessResult:
+        stream, kept = task.get_inputs()[0], []
+        while not stream.empty():
+            packet = stream.get()
+            if packet.timestamp == Timestamp.EOF:
+                task.timestamp = Timestamp.DONE
+            elif packet.is_(VideoFrame):
+                self._times.append(time.perf_counter())
+                kept.append(packet.get(VideoFrame))
+        FromMemory.frames += tuple(kept)
+        return ProcessResult.OK
+
+
 class FromMemory(Module):
-    """Plays `frames`, which the benchmark put here, over and over, as many as the option "count" says."""
+    """Plays `frames`, which `Keeping` put here, over and over, as many as the option "count" says."""
 
     frames: tuple[VideoFrame, ...] = ()
 

@@ -110,7 +110,7 @@ def new_picture(like: Picture, width: int, height: int, *, pinned: bool = False)
         frame = VideoFrame(hmp.Frame(width, height, like.info))
     frame.copy_props(like.frame)
     planes = tuple(_plane(frame.frame().plane(index), shape) for index, shape in enumerate(shapes))
-    return Picture(frame, _like(like, pixel_format, width, height, planes), like.info)
+    return Picture(frame, _like(like, frame, pixel_format, planes), like.info)
 
 
 def new_device_picture(like: Picture, width: int, height: int, device: torch.device) -> Picture:
@@ -123,7 +123,7 @@ def new_device_picture(like: Picture, width: int, height: int, device: torch.dev
     info = hmp.PixelInfo(hmp.kPF_NV12, like.info.space, like.info.range)
     frame = VideoFrame(hmp.Frame(width, height, info, device=f"cuda:{device.index or 0}"))
     frame.copy_props(like.frame)
-    return Picture(frame, _like(like, "nv12", width, height, device_planes(frame.frame())), info)
+    return Picture(frame, _like(like, frame, "nv12", device_planes(frame.frame())), info)
 
 
 def watched(frame: VideoFrame, gone: Callable[[], None]) -> VideoFrame:
@@ -146,12 +146,13 @@ class _Witness(np.ndarray[Any, np.dtype[np.uint8]]):
     """Memory whose end can be seen: plain arrays take no weak references."""
 
 
-def _like(like: Picture, pixel_format: PixelFormat, width: int, height: int, planes: tuple[Any, ...]) -> FramePlanes:
-    return FramePlanes(pixel_format, width, height, planes, like.planes.matrix, like.planes.value_range)
+def _like(like: Picture, frame: VideoFrame, pixel_format: PixelFormat, planes: tuple[Any, ...]) -> FramePlanes:
+    colors = like.planes.matrix, like.planes.value_range
+    return FramePlanes(pixel_format, frame.width, frame.height, planes, *colors, frame)
 
 
 def _device_picture(frame: VideoFrame, device: torch.device) -> Picture | None:
-    """A CUDA frame through DLPack, without a copy; None if its format or shape is not handled there."""
+    """A CUDA frame without a copy; None if its format or shape is not handled there."""
     from bmf_trt_seg.bmf_tensors import device_planes
 
     picture = frame.frame()
@@ -159,10 +160,8 @@ def _device_picture(frame: VideoFrame, device: torch.device) -> Picture | None:
     if pixel_format is None:
         return None
     planes = device_planes(picture)
-    if [tuple(plane.shape) for plane in planes] != plane_shapes(pixel_format, frame.width, frame.height):
-        return None  # chroma of an odd size, which BMF rounds down
-    if planes[0].device != device:
-        return None
+    if planes[0].device != device or frame.width % 2 or frame.height % 2:
+        return None  # BMF rounds the size of chroma down
     is_full = source.range == hmp.kCR_JPEG
     info = source if pixel_format != "p010" else hmp.PixelInfo(hmp.kPF_NV12, source.space, source.range)
     return Picture(frame, _described(frame, pixel_format, source.space, is_full, planes), info)
@@ -179,7 +178,7 @@ def _described(
 ) -> FramePlanes:
     matrix = _MATRICES.get(space, "bt709" if frame.height >= _HD_HEIGHT else "bt601")
     value_range: Range = "full" if is_full else "limited"
-    return FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range)
+    return FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range, frame)
 
 
 def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import bmf.hmp as hmp
 import torch
 
+from bmf_trt_seg.cuda_memory import bytes_at
+
 __all__ = ["device_bytes", "device_planes", "shared"]
 
 
@@ -32,6 +34,33 @@ def shared(tensor: hmp.Tensor) -> torch.Tensor:
 
 
 def device_planes(frame: hmp.Frame) -> tuple[torch.Tensor, ...]:
-    """The planes of a frame on a GPU, of shapes (H, W) or (H, W, C); views that keep the memory."""
-    views = (shared(frame.plane(index)) for index in range(frame.nplanes()))
-    return tuple(view[..., 0] if view.ndim == 3 and view.shape[2] == 1 else view for view in views)
+    """The planes of a frame on a GPU, of shapes (H, W) or (H, W, C); they do not keep the memory, the frame does.
+
+    Frames come from a pool, so the same few places come again and again: their tensors are made once.
+    """
+    planes = [frame.plane(index) for index in range(frame.nplanes())]
+    if frame.device().type() != hmp.kCUDA:
+        return tuple(_without_single_component(shared(plane)) for plane in planes)
+    key = frame.width(), frame.height(), int(frame.format()), *((at.data_ptr(), at.stride(0)) for at in planes)
+    found = _views.get(key)
+    if found is None:
+        if len(_views) >= _MOST_VIEWS:
+            _views.clear()
+        found = _views[key] = tuple(_without_single_component(_view(plane)) for plane in planes)
+    return found
+
+
+_views: dict[tuple[object, ...], tuple[torch.Tensor, ...]] = {}
+_MOST_VIEWS = 4096
+
+
+def _view(plane: hmp.Tensor) -> torch.Tensor:
+    """A tensor of the same memory that does not keep it."""
+    like = shared(plane)
+    elements = 1 + sum((size - 1) * step for size, step in zip(like.shape, like.stride(), strict=True))
+    memory = bytes_at(plane.data_ptr(), elements * like.element_size(), like.device)
+    return memory.view(like.dtype).as_strided(like.shape, like.stride())
+
+
+def _without_single_component(plane: torch.Tensor) -> torch.Tensor:
+    return plane[..., 0] if plane.ndim == 3 and plane.shape[2] == 1 else plane

@@ -42,7 +42,7 @@ class FramePlanes:
 
     planes: of the shapes `plane_shapes` gives, uint8 (p010: uint16), rows possibly padded, components contiguous within
     a row; arrays in host memory, or PyTorch tensors on a GPU. They are views: whoever made the frame owns the memory,
-    and must outlive it.
+    and must outlive it; `owner`, if that is more than nobody, keeps it.
     """
 
     pixel_format: PixelFormat
@@ -51,6 +51,7 @@ class FramePlanes:
     planes: tuple[Any, ...]
     matrix: Matrix = "bt709"
     value_range: Range = "limited"
+    owner: Any = None
 
     def __post_init__(self) -> None:
         expected = plane_shapes(self.pixel_format, self.width, self.height)

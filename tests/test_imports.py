@@ -17,7 +17,7 @@ PACKAGE = "bmf_trt_seg"
 
 # A module imports from layers above its own only.
 LAYERS = [
-    ["cuda_streams", "trace"],
+    ["cuda_memory", "cuda_streams", "trace"],
     [
         "",
         "backends.cuda_graphs",
@@ -125,6 +125,7 @@ OPTIONAL = {
         "backends.tensorrt": True,
         "bmf_tensors": True,
         "cuda_kernels": False,
+        "cuda_memory": True,
         "cuda_queue": True,
         "cuda_streams": True,
         "engine.builder": False,
@@ -288,6 +289,7 @@ def test_modules_import_in_a_bare_environment():
         "bmf_trt_seg.backends.onnxruntime onnxruntime",
         "bmf_trt_seg.backends.pytorch torch",
         "bmf_trt_seg.backends.tensorrt torch",
+        "bmf_trt_seg.cuda_memory torch",
         "bmf_trt_seg.cuda_queue torch",
         "bmf_trt_seg.cuda_streams torch",
         "bmf_trt_seg.sources.nvdecoder torch",

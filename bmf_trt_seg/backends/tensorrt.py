@@ -15,7 +15,7 @@ from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.backends.cuda_graphs import RecordedWork, record
 from bmf_trt_seg.cuda_streams import give_back, take
 from bmf_trt_seg.engine.library import Gpu
-from bmf_trt_seg.engine.loading import LoadedEngine, private_engine, rebuild_command, shared_engine
+from bmf_trt_seg.engine.loading import LoadedEngine, rebuild_command, shared_engine
 from bmf_trt_seg.engine.options import ShapeRange
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
@@ -261,21 +261,16 @@ class TensorRTBackend(Backend):
         ranges = {**manifest.profiles, self._picture.name: shapes}
         return rebuild_command(manifest.model_copy(update={"profiles": ranges}), self.model)
 
-    def _new_context(self, *, may_share: bool = True) -> Any:
+    def _new_context(self) -> Any:
         loaded, library = self._loaded, self._loaded.library
         library.messages.take_errors()
         context = loaded.new_context()
         if context is None:
             raise self._no_memory(library.context_memory_bytes(loaded.engine), loaded.gpu)
-        if context.active_optimization_profile == self._profile:
-            return context
-        if not context.set_optimization_profile_async(self._profile, self._stream.cuda_stream):
-            reasons = self._reasons()
-            if not may_share:
-                raise self._failed(self.batch_size, reasons)
-            # TensorRT 8.6 may give a profile to one context only, and another backend's has it: an engine of our own
-            self._loaded = private_engine(self.model, self.device)
-            return self._new_context(may_share=False)
+        if context.active_optimization_profile != self._profile and not context.set_optimization_profile_async(
+            self._profile, self._stream.cuda_stream
+        ):
+            raise self._failed(self.batch_size, self._reasons())
         return context
 
     # ---------------------------------------------------------------------------------------------------- the memory

@@ -22,6 +22,7 @@ MODULES = ("tensorrt", "tensorrt_rtx")
 NO_GPU = "TensorRT engines run on a CUDA GPU, and PyTorch finds none here; the backend 'onnxruntime' needs none"
 INSTALL = "pip install tensorrt, or tensorrt-rtx-cu13 for GPUs of the RTX series"
 _EDITIONS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+_SHARES_PROFILES = 10  # the first TensorRT of which contexts share profiles without having been told
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +90,11 @@ class Library:
         if self.is_strongly_typed:
             return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
         return 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
+
+    @property
+    def shares_profiles(self) -> bool:
+        """Whether several contexts run any engine at once; else only one that was built for it."""
+        return self.module != "tensorrt" or int(self.version.partition(".")[0]) >= _SHARES_PROFILES
 
     def let_contexts_share_profiles(self, config: Any) -> None:
         """So that several contexts run one engine. Later editions than 8.6 need not be told."""

@@ -16,7 +16,7 @@ from bmf_trt_seg.engine.manifest import Manifest, PlanHeader, manifest_path, pla
 from bmf_trt_seg.engine.network import OnnxNetwork
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, StreamError
 
-__all__ = ["LoadedEngine", "load_engine", "private_engine", "read_plan", "shared_engine"]
+__all__ = ["LoadedEngine", "load_engine", "read_plan", "shared_engine"]
 
 _LOADING = threading.Lock()  # TensorRT loads engines, and makes contexts of one, in one thread at a time
 _LOADED: weakref.WeakValueDictionary[tuple[object, ...], LoadedEngine] = weakref.WeakValueDictionary()
@@ -80,7 +80,10 @@ def _read(path: Path) -> tuple[bytes, PlanHeader, Manifest | None]:
 
 
 def shared_engine(path: Path, device: str = "auto") -> LoadedEngine:
-    """`load_engine`, but an engine that is on that GPU already is not loaded again: its weights are there once."""
+    """`load_engine`, but an engine that is on that GPU already is not loaded again: its weights are there once.
+
+    TensorRT 8.6 crashes when a second context wants a profile, unless the engine was built for that, as ours are.
+    """
     gpu = find_gpu(device)
     try:
         found = path.stat()
@@ -90,14 +93,10 @@ def shared_engine(path: Path, device: str = "auto") -> LoadedEngine:
     with _LOADING:
         loaded = _LOADED.get(key)
         if loaded is None:
-            loaded = _LOADED[key] = load_engine(path, device)
+            loaded = load_engine(path, device)
+            if loaded.manifest is not None or loaded.library.shares_profiles:
+                _LOADED[key] = loaded
         return loaded
-
-
-def private_engine(path: Path, device: str = "auto") -> LoadedEngine:
-    """`load_engine`, for one alone."""
-    with _LOADING:
-        return load_engine(path, device)
 
 
 def load_engine(path: Path, device: str = "auto") -> LoadedEngine:

@@ -51,14 +51,13 @@ const int BLOCKS = 6;    // of a multiprocessor at once, at least: bounds the re
 const int IN_FLIGHT = 5;  // channels of scores that a thread asks for before it looks at the first one
 
 const uint16 OPEN = 256;      // a cell whose corners are of several classes
-const uint16 UNSURE = 32768;  // beside the number of a four of pixels: all channels have to be looked at
 const float LOWEST = -1e38f;  // takes the place of what is lower: 0 times infinity is no number
 
 // What a block works on.
 struct Tile {
     int left, top;
     uint8* classes;  // of its pixels, row by row
-    uint16* list;    // room for a number for each four pixels
+    uint16* list;    // of fours of pixels: those of which all channels have to be looked at
     int* listed;     // how many there are
 };
 
@@ -333,13 +332,26 @@ struct Multiclass {
         uint16 row_cell[TILE_HIGH], row_start[TILE_HIGH];  // the latter in `settled`
         uint16 settled[MAX_CELLS];                         // the class that a cell's pixels count as, or OPEN
         __align__(4) uint8 best[MAX_CELLS];                // class of each score
+        uint16 open[TILE_PIXELS];                          // pixels of open cells
+        int open_count;
+        uint32 listed[TILE_PIXELS / 128];  // a bit for each four of pixels
     };
 
-    static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
+    static __device__ inline Kept& shared() {
         __shared__ Kept kept;
+        return kept;
+    }
+
+    static __device__ inline void begin(const Overlay& p, const Tile& tile) {
+        Kept& kept = shared();
+        if (!p.has_cells) return;
+        if (thread_index() == 0) kept.cells.find(p, tile), kept.open_count = 0;
+        for (int i = thread_index(); i < TILE_PIXELS / 128; i += thread_count()) kept.listed[i] = 0;
+    }
+
+    static __device__ inline void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
+        Kept& kept = shared();
         if (p.has_cells) {
-            if (thread_index() == 0) kept.cells.find(p, tile);
-            __syncthreads();
             rank(p, frame.scores, kept);
             find_cells(p, tile, kept);
             __syncthreads();
@@ -407,7 +419,7 @@ struct Multiclass {
         }
     }
 
-    // From cells to pixels; fours with open ones are listed.
+    // From cells to pixels; open ones are noted.
     static __device__ inline void spread(const Overlay& p, const Tile& tile, Kept& kept) {
         // a thread stays in one column as long as it can: it needs that one's cells once
         int across = min(1 << p.quads_shift, thread_count()), down = thread_count() / across;
@@ -418,30 +430,36 @@ struct Multiclass {
             uint32 cell[4] = {columns.x & 0xffff, columns.x >> 16, columns.y & 0xffff, columns.y >> 16};
             for (int row = first_row; row < p.tile_high; row += down) {
                 int place = (row << p.quads_shift) + four;
-                uint32 all = OPEN;
+                uint32 first = OPEN, second = OPEN, third = OPEN, fourth = OPEN;
                 if (p.has_cells) {
                     const uint16* cells = kept.settled + kept.row_start[row];
-                    uint32 first = cells[cell[0]], second = cells[cell[1]];
-                    uint32 third = cells[cell[2]], fourth = cells[cell[3]];
-                    all = first | second | third | fourth;
+                    first = cells[cell[0]], second = cells[cell[1]];
+                    third = cells[cell[2]], fourth = cells[cell[3]];
                     ((uint32*)tile.classes)[place] = packed(first, second, third, fourth);
                 }
-                if (all & OPEN && tile.left + 4 * four < p.width && tile.top + row < even(p.height))
-                    tile.list[atomicAdd(tile.listed, 1)] = p.has_cells ? place : place | UNSURE;
+                if (!((first | second | third | fourth) & OPEN) || tile.left + 4 * four >= p.width || tile.top + row >= even(p.height)) continue;
+                if (!p.has_cells) {
+                    tile.list[atomicAdd(tile.listed, 1)] = place;
+                    continue;
+                }
+                uint32 pixels[4] = {first, second, third, fourth};
+                int at = atomicAdd(&kept.open_count, (int)((first >> 8) + (second >> 8) + (third >> 8) + (fourth >> 8)));
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    if (pixels[i] == OPEN) kept.open[at++] = 4 * place + i;
             }
         }
     }
 
-    // Open pixels, one a thread: by the classes at their corners. If that is not enough, their four gets UNSURE.
+    // Open pixels, one a thread: by the classes at their corners. If that is not enough, their four is listed.
     static __device__ inline void decide_open(const Overlay& p, const void* scores, const Tile& tile, Kept& kept) {
         const Cells& cells = kept.cells;
-        int count = 4 * *tile.listed;
+        int count = kept.open_count;
         for (int i = thread_index(); i < count; i += thread_count()) {
-            int four = tile.list[i / 4] & ~UNSURE, pixel = 4 * four + i % 4;
+            int pixel = kept.open[i], four = pixel >> 2;
             int row = four >> p.quads_shift, column = pixel & ((4 << p.quads_shift) - 1);
-            int cell_x = kept.column_cell[column], cell_y = kept.row_cell[row];
-            if (kept.settled[kept.row_start[row] + cell_x] != OPEN) continue;
-            cell_x += cells.first_cell_x, cell_y += cells.first_cell_y;
+            int cell_x = kept.column_cell[column] + cells.first_cell_x;
+            int cell_y = kept.row_cell[row] + cells.first_cell_y;
             int ys[2] = {max(cell_y - 1, 0), min(cell_y, p.cells_high - 1)};
             int xs[2] = {max(cell_x - 1, 0), min(cell_x, p.cells_wide - 1)};
             Corners corners;
@@ -456,10 +474,11 @@ struct Multiclass {
             corners.x_weight = weight_of(min(tile.left + column, p.width - 1), p.x_scale);
             corners.y_weight = weight_of(min(tile.top + row, p.height - 1), p.y_scale);
             int found = class_of_best<Scores>(p, scores, corners, classes, seconds);
-            if (found < 0)
-                tile.list[i / 4] = four | UNSURE;  // whichever of the four pixels writes it
-            else
+            uint32 bit = 1u << (four & 31);
+            if (found >= 0)
                 tile.classes[pixel] = __ldg(counts_as(p) + found);
+            else if (!(atomicOr(&kept.listed[four >> 5], bit) & bit))
+                tile.list[atomicAdd(tile.listed, 1)] = four;
         }
     }
 
@@ -468,8 +487,6 @@ struct Multiclass {
         int count = *tile.listed;
         for (int i = thread_index(); i < count; i += thread_count()) {
             int four = tile.list[i];
-            if (!(four & UNSURE)) continue;
-            four &= ~UNSURE;
             int x = tile.left + (four * 4 & ((4 << p.quads_shift) - 1)), y = tile.top + (four >> p.quads_shift);
             uint32 found = mixed_classes<Scores>(p, scores, x, min(y, p.height - 1));
             ((uint32*)tile.classes)[four] = packed(__ldg(table + (found & 255)), __ldg(table + (found >> 8 & 255)),
@@ -512,6 +529,8 @@ struct Multiclass {
 };
 
 struct Binary {
+    static __device__ inline void begin(const Overlay& p, const Tile& tile) {}
+
     static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int shift = p.quads_shift + 2;
         for (int i = thread_index(); i < p.tile_high << shift; i += thread_count()) {
@@ -541,6 +560,8 @@ struct Index {
         return found >= 0.0f && found < p.labels ? (int)found : 255;
     }
 
+    static __device__ inline void begin(const Overlay& p, const Tile& tile) {}
+
     static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int shift = p.quads_shift + 2;
         for (int i = thread_index(); i < p.tile_high << shift; i += thread_count()) {
@@ -556,6 +577,8 @@ struct Index {
 
 // A map that is there already.
 struct Held {
+    static __device__ inline void begin(const Overlay& p, const Tile& tile) {}
+
     static __device__ void decide(const Overlay& p, const OverlayFrame& frame, const Tile& tile) {
         int quads_wide = 1 << p.quads_shift;
         for (int i = thread_index(); i < p.tile_high << p.quads_shift; i += thread_count()) {

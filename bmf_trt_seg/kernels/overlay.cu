@@ -309,6 +309,7 @@ __device__ inline void draw_tile(const Overlay& p) {
     const OverlayFrame& frame = p.frames[blockIdx.z];
     int wide = 4 << p.quads_shift;
     const Tile tile = {(int)blockIdx.x * wide, (int)blockIdx.y * p.tile_high, classes, list, listed};
+    Decide::begin(p, tile);
     if (p.style != MASK && p.style != MAP_ONLY) prefetch_tile(p, frame, tile);
     uint32 ground = p.ground[0] | p.ground[1] << 8 | p.ground[2] << 16 | DRAWN;
     for (int i = thread_index(); i < 256; i += thread_count()) {

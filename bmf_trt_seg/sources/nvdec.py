@@ -43,6 +43,9 @@ class NvDecSource(OurModule):
         self._name = f"'{masked(options.path)}'"
         self._track = self._opened()
         self._last_pts: int | None = None
+        own = self._track.info.time_base
+        self._unit = Fraction(1, options.clock) if options.clock else own
+        self._ticks = own / self._unit
         self._frames = self._chosen()
 
     def work(self, task: Task) -> None:
@@ -55,7 +58,7 @@ class NvDecSource(OurModule):
             self.close()
             return
         packet = Packet(frame)
-        packet.timestamp = int(frame.pts * Fraction(frame.time_base.num, frame.time_base.den) * 1_000_000)
+        packet.timestamp = frame.pts * self._unit.numerator * 1_000_000 // self._unit.denominator
         self._stream.frames_in += 1
         self._stream.frames_out += 1
         output.put(packet)
@@ -129,11 +132,8 @@ class NvDecSource(OurModule):
     def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
         """The frame with its time, in the track's unit or in that of the option 'clock'."""
         self._last_pts = pts
-        unit = self._track.info.time_base
-        if self._options.clock:
-            pts, unit = round(pts * unit * self._options.clock), Fraction(1, self._options.clock)
-        frame.pts = pts
-        frame.time_base = Rational(unit.numerator, unit.denominator)
+        frame.pts = pts if self._ticks == 1 else round(pts * self._ticks)
+        frame.time_base = Rational(self._unit.numerator, self._unit.denominator)
         return frame
 
 

@@ -6,6 +6,7 @@ It knows PyTorch and PyNvVideoCodec; it does not know BMF.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import av
 import torch
 
+from bmf_trt_seg.cuda_memory import bytes_at
+from bmf_trt_seg.cuda_streams import give_back, take
 from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.hardware import pynvvideocodec
 from bmf_trt_seg.sources.packets import NVDEC_CODECS, Track, TrackInfo
 
-__all__ = ["DevicePicture", "NewPlanes", "device_pictures", "write_planes"]
+__all__ = ["DevicePicture", "NewPlanes", "device_pictures", "surface_planes", "write_planes"]
 
 NewPlanes = Callable[[int, int], tuple[Any, tuple[torch.Tensor, ...]]]
 """For a width and a height: whatever owns the memory, and its planes, (H, W) and (H / 2, W / 2, 2), uint8 or uint16."""
@@ -56,6 +59,13 @@ def device_pictures(track: Track, device: int, new_planes: NewPlanes) -> Iterato
     StreamError with a reason of one line if the GPU cannot decode this, before the first picture or at any later one.
     """
     decoder = _Decoder(track.info, device, new_planes)
+    try:
+        yield from _shown(track, decoder)
+    finally:
+        decoder.close()
+
+
+def _shown(track: Track, decoder: _Decoder) -> Iterator[DevicePicture]:
     shown = _Times(track.info)
     for packet in track.packets():
         if packet.pts is not None:
@@ -99,57 +109,76 @@ class _Times:
 
 
 class _Decoder:
-    """A decoder with a CUDA stream of its own, whose pictures are copied into memory of PyTorch's."""
+    """A decoder with a CUDA stream of its own, whose pictures are copied into memory of the caller's."""
 
     def __init__(self, info: TrackInfo, device: int, new_planes: NewPlanes) -> None:
         self._new_planes = new_planes
         self._device = torch.device("cuda", device)
-        self._turns = info.quarter_turns
-        with torch.cuda.device(self._device):
-            self._stream = torch.cuda.Stream()
-            self._nvdec = _PyNvDecoder(info, device, self._stream.cuda_stream)
+        self._turns, self._is_deep = info.quarter_turns, info.bit_depth > 8
+        # the copies are short, and NVDEC waits for them: they must not queue behind the kernels of networks
+        self._stream = take(self._device, is_urgent=True)
+        self._default = torch.cuda.default_stream(self._device)
+        self._before = torch.cuda.Event()
+        self._done = torch.cuda.Event(blocking=True)  # who waits for it sleeps and leaves the core to others
+        self._views: dict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._nvdec: _PyNvDecoder | None = None
+        try:
+            with torch.cuda.device(self._device):
+                self._nvdec = _PyNvDecoder(info, device, self._stream.cuda_stream)
+        finally:
+            if self._nvdec is None:
+                give_back(self._stream)
+
+    def close(self) -> None:
+        """Give up decoder and stream."""
+        if self._nvdec is not None:
+            self._nvdec = None
+            give_back(self._stream)
 
     def copies(self, packet: av.Packet[Any] | None, shown: _Times) -> list[DevicePicture]:
         """What a packet completes, none of it in the decoder's memory any more; None: what it still has."""
-        with torch.cuda.device(self._device):
-            pictures = [self._copied(surface, shown.of(surface.pts)) for surface in self._nvdec.decode(packet)]
-            if pictures:
-                self._stream.synchronize()
+        assert self._nvdec is not None
+        surfaces = self._nvdec.decode(packet)
+        if not surfaces:
+            return []
+        pictures = [self._empty(surface, shown.of(surface.pts)) for surface in surfaces]
+        with torch.cuda.stream(self._stream):
+            self._before.record(self._default)  # where others may still read or write the memory
+            self._stream.wait_event(self._before)
+            for surface, picture in zip(surfaces, pictures, strict=True):
+                write_planes(self._planes_of(surface), picture.planes, self._turns)
+            self._done.record(self._stream)
+            self._done.synchronize()
         return pictures
 
-    def _copied(self, surface: _Surface, pts: int) -> DevicePicture:
-        memory = torch.as_tensor(_Memory(surface.address, surface.count), device=self._device)
+    def _empty(self, surface: _Surface, pts: int) -> DevicePicture:
         size = surface.width, surface.height
         owner, planes = self._new_planes(*(size[::-1] if self._turns % 2 else size))
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            write_planes(memory, *size, planes, self._turns)
         return DevicePicture(pts, owner, planes)
 
+    def _planes_of(self, surface: _Surface) -> tuple[torch.Tensor, torch.Tensor]:
+        """The decoder has a few surfaces, whose tensors are made once."""
+        key = surface.address, surface.width, surface.height
+        if key not in self._views:
+            memory = bytes_at(surface.address, surface.count, self._device)
+            self._views[key] = surface_planes(memory, surface.width, surface.height, self._is_deep)
+        return self._views[key]
 
-def write_planes(
-    surface: torch.Tensor, width: int, height: int, planes: Sequence[torch.Tensor], turns: int = 0
-) -> None:
-    """Write the planes of an NV12 surface, (bytes,) uint8, or of a P010 one into `planes`, uint8 or uint16.
 
-    They are turned counterclockwise by 90 degrees so many times.
-    """
-    is_deep = planes[0].dtype != torch.uint8
+def surface_planes(
+    surface: torch.Tensor, width: int, height: int, is_deep: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luma (H, W) and chroma (H / 2, W / 2, 2) of an NV12 surface, (bytes,) uint8; of a P010 one as int16."""
     samples = surface.view(torch.int16) if is_deep else surface  # of unsigned ones PyTorch knows little but the name
     luma = samples[: width * height].view(height, width)
-    chroma = samples[width * height :].view(height // 2, width // 2, 2)
-    for plane, original in zip(planes, (luma, chroma), strict=True):
-        target = plane.view(torch.int16) if is_deep else plane
+    return luma, samples[width * height :].view(height // 2, width // 2, 2)
+
+
+def write_planes(originals: Sequence[torch.Tensor], planes: Sequence[torch.Tensor], turns: int = 0) -> None:
+    """Fill `planes`, uint8 or uint16, with those of a surface, turned counterclockwise by 90 degrees so many times."""
+    for plane, original in zip(planes, originals, strict=True):
+        target = plane if plane.dtype == torch.uint8 else plane.view(torch.int16)
         target.copy_(torch.rot90(original, turns) if turns else original)
-
-
-class _Memory:
-    """Device memory that somebody else owns, as CUDA's array interface shows it."""
-
-    def __init__(self, address: int, count: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (count,), "strides": None, "typestr": "|u1", "data": (address, False), "version": 3,
-        }  # fmt: skip
 
 
 class _PyNvDecoder:
@@ -206,8 +235,7 @@ class _PyNvDecoder:
         chroma = getattr(getattr(self._library, "cudaVideoChromaFormat", None), "420", None)
         if chroma is None:  # then the first packet tells
             return
-        caps = self._library.GetDecoderCaps(gpuid=device, codec=codec, chromaformat=chroma, bitdepth=info.bit_depth)
-        found = {name: int(caps[name]) for name in _CAPABILITIES if name in caps}
+        found = _capabilities(self._library, device, codec, chroma, info.bit_depth)
         kind = f"{info.codec} of {info.bit_depth} bits"
         if not found.get("num_decoder_engines", 1) or not found.get("width_max", 1):
             raise StreamError(f"this GPU does not decode {kind}")
@@ -221,6 +249,13 @@ class _PyNvDecoder:
             raise StreamError(
                 f"this GPU decodes {kind} from {smallest[0]}x{smallest[1]} on, not {info.width}x{info.height}"
             )
+
+
+@functools.lru_cache(maxsize=64)
+def _capabilities(library: Any, device: int, codec: Any, chroma: Any, bit_depth: int) -> dict[str, int]:
+    """What a GPU's NVDEC takes; asking costs a quarter of a second, in which no other Python runs."""
+    caps = library.GetDecoderCaps(gpuid=device, codec=codec, chromaformat=chroma, bitdepth=bit_depth)
+    return {name: int(caps[name]) for name in _CAPABILITIES if name in caps}
 
 
 def _said(error: Exception) -> StreamError:

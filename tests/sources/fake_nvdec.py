@@ -89,14 +89,19 @@ class HostDecoder(nvdecoder._Decoder):
         self._nvdec = nvdecoder._PyNvDecoder(info, device, 77)
         self._new_planes, self._turns = new_planes, info.quarter_turns
 
+    def close(self) -> None:
+        self._nvdec = None
+
     def copies(self, packet: Any, shown: Any) -> list[Any]:
+        assert self._nvdec is not None
         return [self._host(surface, shown.of(surface.pts)) for surface in self._nvdec.decode(packet)]
 
     def _host(self, surface: Any, pts: int) -> nvdecoder.DevicePicture:
         flat = torch.frombuffer(bytearray(ctypes.string_at(surface.address, surface.count)), dtype=torch.uint8)
         size = surface.width, surface.height
         owner, planes = self._new_planes(*(size[::-1] if self._turns % 2 else size))
-        nvdecoder.write_planes(flat, *size, planes, self._turns)
+        originals = nvdecoder.surface_planes(flat, *size, planes[0].dtype != torch.uint8)
+        nvdecoder.write_planes(originals, planes, self._turns)
         return nvdecoder.DevicePicture(pts, owner, planes)
 
 

@@ -333,7 +333,7 @@ def test_planes_of_a_surface(deep: bool, turns: int) -> None:
     flat = torch.arange(8 * 6 * 3 // 2 * (2 if deep else 1), dtype=torch.int32).to(torch.uint8)
     kind, (width, height) = torch.uint16 if deep else torch.uint8, (6, 8) if turns % 2 else (8, 6)
     luma, chroma = torch.empty((height, width), dtype=kind), torch.empty((height // 2, width // 2, 2), dtype=kind)
-    nvdecoder.write_planes(flat, 8, 6, (luma, chroma), turns)
+    nvdecoder.write_planes(nvdecoder.surface_planes(flat, 8, 6, deep), (luma, chroma), turns)
     values = flat.numpy().view(np.uint16 if deep else np.uint8)
     np.testing.assert_array_equal(luma.numpy(), np.rot90(values[:48].reshape(6, 8), turns))
     np.testing.assert_array_equal(chroma.numpy(), np.rot90(values[48:].reshape(3, 4, 2), turns))
