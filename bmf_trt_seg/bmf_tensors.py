@@ -39,14 +39,15 @@ def device_planes(frame: hmp.Frame) -> tuple[torch.Tensor, ...]:
     Frames come from a pool, so the same few places come again and again: their tensors are made once.
     """
     planes = [frame.plane(index) for index in range(frame.nplanes())]
-    if frame.device().type() != hmp.kCUDA:
-        return tuple(_without_single_component(shared(plane)) for plane in planes)
     key = frame.width(), frame.height(), int(frame.format()), *((at.data_ptr(), at.stride(0)) for at in planes)
     found = _views.get(key)
-    if found is None:
-        if len(_views) >= _MOST_VIEWS:
-            _views.clear()
-        found = _views[key] = tuple(_without_single_component(_view(plane)) for plane in planes)
+    if found is not None:
+        return found
+    if frame.device().type() != hmp.kCUDA:
+        return tuple(_without_single_component(shared(plane)) for plane in planes)
+    if len(_views) >= _MOST_VIEWS:
+        _views.clear()
+    found = _views[key] = tuple(_without_single_component(_view(plane)) for plane in planes)
     return found
 
 

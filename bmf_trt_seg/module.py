@@ -30,15 +30,16 @@ _PICTURES, _RECORDS = 0, 1  # output streams; the second one is optional
 class _Waiting:
     """A picture between its arrival and its departure."""
 
-    def __init__(self, number: int, packet: Packet, source: Picture, planes: FramePlanes) -> None:
+    def __init__(self, number: int, packet: Packet, source: Picture, planes: FramePlanes, target: Picture) -> None:
         self.number = number
         self.packet_timestamp = packet.timestamp
         self.source = source
         self.planes = planes  # of the source, or of a rescaled copy
+        self.target = target
         self.pts = source.frame.pts
-        self.time_base = Fraction(source.frame.time_base.num, source.frame.time_base.den)
+        time_base = source.frame.time_base
+        self.time_base = Fraction(time_base.num, time_base.den)
         self.since = time.monotonic()
-        self.target: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ class SegmentModule(OurModule):
                 )  # fmt: skip
             planes = planes.resized(*self._size_wh)
             self._metrics.rescaled += 1
-        self._waiting.append(_Waiting(self._metrics.frames_in, packet, source, planes))
+        # the target is made now, not with its batch, lest that keep other threads from Python for long
+        target = self._new_target(source, planes)
+        self._waiting.append(_Waiting(self._metrics.frames_in, packet, source, planes, target))
         self._metrics.frames_in += 1
 
     def _is_ready(self) -> bool:
@@ -122,15 +125,11 @@ class SegmentModule(OurModule):
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        targets = []
-        for item in waiting:
-            item.target = self._new_target(item)
-            targets.append(item.target.planes)
         batch = self._pipeline.submit(
             [item.planes for item in waiting],
             [item.number for item in waiting],
             [(item.pts, item.time_base) for item in waiting],
-            targets,
+            [item.target.planes for item in waiting],
             wants_maps=_RECORDS in task.get_outputs(),
         )
         is_inferred = any(self._pipeline.is_due(item.number) for item in waiting)
@@ -141,13 +140,13 @@ class SegmentModule(OurModule):
     def _is_crowded(self) -> bool:
         return sum(one.is_inferred for one in self._in_flight) > self._options.max_in_flight
 
-    def _new_target(self, item: _Waiting) -> Picture:
-        width, height = self._pipeline.size(item.planes.width, item.planes.height)
+    def _new_target(self, source: Picture, planes: FramePlanes) -> Picture:
+        width, height = self._pipeline.size(planes.width, planes.height)
         size = width + width % 2, height + height % 2  # encoders of 4:2:0 video want even sizes
         device = self._pipeline.device
         if device is not None and self._options.frames_out == "device":
-            return new_device_picture(item.source, *size, device)
-        return new_picture(item.source, *size, pinned=device is not None and device.type == "cuda")
+            return new_device_picture(source, *size, device)
+        return new_picture(source, *size, pinned=device is not None and device.type == "cuda")
 
     def _send_oldest(self, task: Task) -> None:
         """Wait for the batch that was submitted first, and send its pictures."""
@@ -156,15 +155,14 @@ class SegmentModule(OurModule):
         with self._metrics.stage("wait", frame=waiting[0].number, frames=len(waiting)):
             finished = batch.finish()
         outputs = task.get_outputs()
-        for item, drawn in zip(waiting, finished, strict=True):
-            assert item.target is not None
-            gone = self._metrics.departure(item.number)
-            frame = item.target.frame if gone is None else watched(item.target.frame, gone)
-            with self._metrics.stage("output", frame=item.number):
+        with self._metrics.stage("output", frame=waiting[0].number, frames=len(waiting)):
+            for item, drawn in zip(waiting, finished, strict=True):
+                gone = self._metrics.departure(item.number)
+                frame = item.target.frame if gone is None else watched(item.target.frame, gone)
                 _send(outputs[_PICTURES], frame, item.packet_timestamp)
                 if _RECORDS in outputs:
                     _send(outputs[_RECORDS], self._record(item, drawn), item.packet_timestamp)
-            self._metrics.frames_out += 1
+                self._metrics.frames_out += 1
 
     def _record(self, item: _Waiting, drawn: Drawn) -> dict[str, Any]:
         assert drawn.map_hw is not None

@@ -34,9 +34,9 @@ _BLEND, _CUTOUT, _MASK, _SIDEBYSIDE, _MAP_ONLY, _CONTOUR, _BLUR = range(7)
 _STYLES = {"blend": _BLEND, "cutout": _CUTOUT, "sidebyside": _SIDEBYSIDE}
 
 # as decide.cu has them
-_TILES = ((128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
-_MAX_CELLS = 1536  # scores that a block has room for
-_THREADS = 192, 1, 1  # most read four scores each, once, under a tile of a large picture
+_TILES = ((256, 32), (128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
+_MAX_CELLS = 2048  # scores that a block has room for
+_THREADS = 384, 1, 1  # most read four scores each, once, under a tile of a large picture
 
 _FIXED_TILE = 128, 16  # of the kernels that read maps
 _BLUR_TILE = 256

@@ -121,22 +121,28 @@ class TensorRTBackend(Backend):
         return scores
 
     def _order_and_enqueue(self, batch: torch.Tensor, count: int) -> None:
-        size = self._padded(count)
+        current = torch.cuda.current_stream(self._device)
+        if current.cuda_stream == self._stream.cuda_stream:  # a pipeline's own: everything is in order there
+            self._enqueue_batch(batch, count)
+            return
         with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
             self._ready.record(current)
             self._stream.wait_event(self._ready)
             with torch.cuda.stream(self._stream):
-                self._prepare(size)
-                if size == count and batch.data_ptr() % _ALIGNMENT == 0:
-                    batch.record_stream(self._stream)
-                    self._enqueue(batch.data_ptr())
-                else:
-                    self._picture.values[:count].copy_(batch)
-                    self._picture.values[count:].zero_()
-                    self._enqueue(self._picture.values.data_ptr())
+                batch.record_stream(self._stream)
+                self._enqueue_batch(batch, count)
             self._done.record(self._stream)
             current.wait_event(self._done)
+
+    def _enqueue_batch(self, batch: torch.Tensor, count: int) -> None:
+        size = self._padded(count)
+        self._prepare(size)
+        if size == count and batch.data_ptr() % _ALIGNMENT == 0:
+            self._enqueue(batch.data_ptr())
+            return
+        self._picture.values[:count].copy_(batch)
+        self._picture.values[count:].zero_()
+        self._enqueue(self._picture.values.data_ptr())
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         count = len(batch)

@@ -45,10 +45,10 @@ enum Activation { SOFTMAX, SIGMOID, NONE };
 enum Style { BLEND, CUTOUT, MASK, SIDEBYSIDE, MAP_ONLY, CONTOUR, BLUR };
 
 // Knobs of the compiler; overlay_cuda.py has the first five of them as well. Each block decides and draws one tile:
-// small blocks, because while some wait for scores, others of the same multiprocessor draw.
-const int BLOCK_THREADS = 192, TILE_PIXELS = 4096, TILE_WIDE = 128, TILE_HIGH = 32, MAX_CELLS = 1536;
-const int BLOCKS = 6;    // of a multiprocessor at once, at least: bounds the registers
-const int IN_FLIGHT = 5;  // channels of scores that a thread asks for before it looks at the first one
+// a few blocks on a multiprocessor, so that while some wait for scores, others draw.
+const int BLOCK_THREADS = 384, TILE_PIXELS = 8192, TILE_WIDE = 256, TILE_HIGH = 32, MAX_CELLS = 2048;
+const int BLOCKS = 3;      // of a multiprocessor at once, at least: bounds the registers
+const int IN_FLIGHT = 10;  // channels of scores that a thread asks for before it looks at the first one
 
 const uint16 OPEN = 256;      // a cell whose corners are of several classes
 const float LOWEST = -1e38f;  // takes the place of what is lower: 0 times infinity is no number

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import torch
 
-from bmf_trt_seg.cuda_memory import bytes_at
+from bmf_trt_seg.cuda_memory import bytes_at, copy_bytes
 from bmf_trt_seg.cuda_streams import give_back, take
 from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.hardware import pynvvideocodec
@@ -142,14 +142,24 @@ class _Decoder:
         if not surfaces:
             return []
         pictures = [self._empty(surface, shown.of(surface.pts)) for surface in surfaces]
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._device):
             self._before.record(self._default)  # where others may still read or write the memory
             self._stream.wait_event(self._before)
             for surface, picture in zip(surfaces, pictures, strict=True):
-                write_planes(self._planes_of(surface), picture.planes, self._turns)
+                self._copy(surface, picture.planes)
             self._done.record(self._stream)
             self._done.synchronize()
         return pictures
+
+    def _copy(self, surface: _Surface, planes: Sequence[torch.Tensor]) -> None:
+        if self._turns or not all(plane.is_contiguous() for plane in planes):
+            with torch.cuda.stream(self._stream):
+                write_planes(self._planes_of(surface), planes, self._turns)
+            return
+        address = surface.address
+        for plane in planes:
+            copy_bytes(plane.data_ptr(), address, plane.nbytes, self._stream.cuda_stream)
+            address += plane.nbytes
 
     def _empty(self, surface: _Surface, pts: int) -> DevicePicture:
         size = surface.width, surface.height
