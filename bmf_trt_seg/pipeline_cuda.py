@@ -68,6 +68,8 @@ class CudaPipeline:
         self._held: torch.Tensor | None = None
         with self._in_queue():
             self._batch = self._new_batch(backend.batch_size)
+            self._backend.infer_on_device(self._batch)
+            # the second time it may be recorded, which takes so long that a live stream would stand still
             postprocess.check(tuple(self._backend.infer_on_device(self._batch).shape))
 
     @property

@@ -22,6 +22,7 @@ from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 __all__ = ["TensorRTBackend"]
 
 _ALIGNMENT = 256  # bytes; TensorRT takes no address that is not a multiple
+_MOST_GRAPHS = 16
 _NOT_IN_NUMPY = {"bfloat16": torch.float32}
 
 
@@ -42,16 +43,14 @@ class TensorRTBackend(Backend):
     """An engine built by `bmf-trt-seg build` or trtexec, with device memory for its tensors, allocated once.
 
     `infer` takes and gives host arrays, through pinned memory. `infer_on_device` takes and gives CUDA tensors and does
-    not wait. Both run on the backend's own stream. The second batch of a kind is recorded as a CUDA graph, if the
-    engine allows it, which is then replayed.
+    not wait. Both run on the backend's own stream. The second batch of a size and place is recorded as a CUDA graph,
+    if the engine allows it, which is replayed from then on.
     """
 
     use_cuda_graphs = True
 
     _loaded: LoadedEngine
     _context: Any = None
-    _graph: RecordedWork | None = None
-    _address = 0
     _prepared = 0
     """The size of batch that the context and all memory are ready for."""
 
@@ -70,6 +69,9 @@ class TensorRTBackend(Backend):
 
     def _make_ready(self) -> None:
         """A context, a stream, memory."""
+        self._graphs: dict[tuple[int, int], RecordedWork] = {}
+        self._last_kind: tuple[int, int] | None = None
+        self._refused: set[tuple[int, int]] = set()
         self._tensors = self._read_tensors()
         self._picture = self._named(self.spec.input.name, is_input=True)
         self._scores = self._named(self.spec.output.name, is_input=False)
@@ -178,7 +180,7 @@ class TensorRTBackend(Backend):
 
     def _release(self) -> None:
         """Let go of everything; the engine's memory goes with the last that refers to it."""
-        self._drop_graph()
+        self._graphs.clear()
         self._context, self._prepared = None, 0
         stream = self.__dict__.pop("_stream", None)
         if stream is not None:
@@ -286,7 +288,6 @@ class TensorRTBackend(Backend):
         if self._prepared == count:
             return
         self._prepared = 0
-        self._drop_graph()
         for tensor in self._tensors:
             if tensor.is_input:
                 shape = self._input_shape(tensor, count)
@@ -325,7 +326,8 @@ class TensorRTBackend(Backend):
         size = max(1, int(np.prod(shape, dtype=np.int64))) * tensor.dtype.itemsize
         memory = self._memory.get(tensor.name)
         if memory is None or len(memory) < size:
-            self._stream.synchronize()  # the engine may still be writing to what is given up here
+            self._graphs.clear()  # they write to what is given up here, as the engine may still be doing
+            self._stream.synchronize()
             try:
                 memory = self._memory[tensor.name] = device_bytes(size, self._device)
             except RuntimeError as error:
@@ -350,28 +352,31 @@ class TensorRTBackend(Backend):
 
     def _enqueue(self, address: int) -> None:
         """Let the engine work on the batch at this address. The current stream is ours."""
-        if self._graph is not None and address == self._address:
-            if not self._graph.replay():
+        kind = self._prepared, address  # a batch's size, and where it is
+        graph = self._graphs.get(kind)
+        if graph is not None:
+            if not graph.replay():
                 raise self._failed(len(self._picture.values), "CUDA refuses its recorded work")
             return
-        if self._graph is not None or self._seen == 0 or address != self._address:
-            self._drop_graph()
-            self._address = address
-            self._set_address(self._picture, address)
+        self._set_address(self._picture, address)
         self._execute()
-        self._seen += 1
-        if self.use_cuda_graphs and self._seen == 2:
-            self._graph = record(self._stream.cuda_stream, self._execute)
-            self._loaded.library.messages.take_errors()  # not all engines can be recorded
+        if self.use_cuda_graphs and kind == self._last_kind and kind not in self._refused:
+            self._record(kind)
+        self._last_kind = kind
+
+    def _record(self, kind: tuple[int, int]) -> None:
+        graph = record(self._stream.cuda_stream, self._execute)
+        if graph is None:  # not all engines can be recorded
+            self._loaded.library.messages.take_errors()
+            self._refused = {*list(self._refused)[: _MOST_GRAPHS - 1], kind}
+            return
+        if len(self._graphs) == _MOST_GRAPHS:
+            self._graphs.pop(next(iter(self._graphs)))
+        self._graphs[kind] = graph
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise self._failed(len(self._picture.values), self._reasons())
-
-    def _drop_graph(self) -> None:
-        """Forget the recorded graph, and how many batches of its kind there were."""
-        self._graph = None
-        self._seen = 0
 
     def _padded(self, count: int) -> int:
         """The size that a batch has to have for the engine, which may have a least one."""

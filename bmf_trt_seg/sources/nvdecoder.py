@@ -31,7 +31,7 @@ _MOST_FLUSHES = 64  # a decoder has no more pictures than this in hand at the en
 
 @dataclass(frozen=True)
 class DevicePicture:
-    """A decoded picture, upright, in device memory of its own; complete when it is given out."""
+    """A decoded picture, upright, in device memory of its own; complete for what follows on the default stream."""
 
     pts: int
     owner: Any
@@ -55,7 +55,7 @@ class _Surface:
 def device_pictures(track: Track, device: int, new_planes: NewPlanes) -> Iterator[DevicePicture]:
     """The pictures of a track between its start and its end, in the order of display, decoded by NVDEC.
 
-    They are written into the memory that `new_planes` gives, which may still be in use on the current stream. Raises
+    They are written into the memory that `new_planes` gives, which may still be in use on the default stream. Raises
     StreamError with a reason of one line if the GPU cannot decode this, before the first picture or at any later one.
     """
     decoder = _Decoder(track.info, device, new_planes)
@@ -119,7 +119,7 @@ class _Decoder:
         self._stream = take(self._device, is_urgent=True)
         self._default = torch.cuda.default_stream(self._device)
         self._before = torch.cuda.Event()
-        self._done = torch.cuda.Event(blocking=True)  # who waits for it sleeps and leaves the core to others
+        self._done = torch.cuda.Event()
         self._views: dict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._nvdec: _PyNvDecoder | None = None
         try:
@@ -148,7 +148,7 @@ class _Decoder:
             for surface, picture in zip(surfaces, pictures, strict=True):
                 self._copy(surface, picture.planes)
             self._done.record(self._stream)
-            self._done.synchronize()
+            self._default.wait_event(self._done)  # nobody waits here: NVDEC's next picture has to be asked for
         return pictures
 
     def _copy(self, surface: _Surface, planes: Sequence[torch.Tensor]) -> None:

@@ -119,24 +119,27 @@ def test_third_run_replays_a_graph(network, contract):
             recorded = network.infer_on_device(batch).clone()
             direct = plain.infer_on_device(batch).clone()
             assert torch.equal(recorded, direct)
-        assert network._graph is not None
-        assert plain._graph is None
+        assert network._graphs
+        assert not plain._graphs
         batch.copy_(torch.from_numpy(contract_batch(3, seed=9)))  # at the same address
         assert torch.equal(network.infer_on_device(batch), plain.infer_on_device(batch))
 
 
 def test_graph_of_another_batch_is_not_replayed(network):
     one, two = (torch.from_numpy(contract_batch(2, seed)).cuda() for seed in (1, 2))
-    for batch, seed in [(one, 1)] * 4 + [(two, 2)] * 4 + [(one, 1)] * 2 + [(two, 2)]:
+    small = torch.from_numpy(contract_batch(1, 3)).cuda()
+    order = [(one, 1)] * 4 + [(two, 2)] * 4 + [(one, 1)] * 2 + [(small, 3)] * 3 + [(two, 2), (one, 1), (small, 3)] * 2
+    for batch, seed in order:
         scores = network.infer_on_device(batch).cpu().numpy()
-        np.testing.assert_allclose(scores, contract_result(contract_batch(2, seed)), atol=1e-5)
+        np.testing.assert_allclose(scores, contract_result(contract_batch(len(batch), seed)), atol=1e-5)
+    assert len(network._graphs) == 3
 
 
 def test_host_batches_replay_a_graph(network):
     for seed in range(5):
         batch = contract_batch(4, seed)
         np.testing.assert_allclose(network.infer(batch), contract_result(batch), atol=1e-5)
-    assert network._graph is not None
+    assert network._graphs
 
 
 def test_work_that_waits_is_not_recorded(network, monkeypatch):
@@ -151,7 +154,7 @@ def test_work_that_waits_is_not_recorded(network, monkeypatch):
     for _ in range(4):
         scores = network.infer_on_device(batch).cpu().numpy()
         np.testing.assert_allclose(scores, contract_result(contract_batch(2)), atol=1e-5)
-    assert network._graph is None
+    assert not network._graphs
     with torch.cuda.stream(network._stream):
         kept = torch.zeros(3 << 20, device="cuda")
     pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
@@ -161,7 +164,7 @@ def test_work_that_waits_is_not_recorded(network, monkeypatch):
     another = torch.from_numpy(contract_batch(4)).cuda()
     for _ in range(3):
         network.infer_on_device(another)
-    assert network._graph is not None
+    assert network._graphs
 
 
 def test_engines_run_without_the_drivers_binding(network, monkeypatch):
@@ -170,7 +173,7 @@ def test_engines_run_without_the_drivers_binding(network, monkeypatch):
     for _ in range(4):
         scores = network.infer_on_device(batch).cpu().numpy()
         np.testing.assert_allclose(scores, contract_result(contract_batch(2)), atol=1e-5)
-    assert network._graph is None
+    assert not network._graphs
 
 
 def test_poisoned_outputs_are_overwritten(network):
