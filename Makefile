@@ -28,5 +28,5 @@ clean: ## remove what was set up and made here
 $(VENV)/ready: setup.py scripts/setup scripts/install-ffmpeg4
 	@PYTHON='$(PYTHON)' scripts/setup $(VENV)
 
-$(VENV)/ready-for-tests: $(VENV)/ready
+$(VENV)/ready-for-tests: $(VENV)/ready scripts/setup-tests
 	@scripts/setup-tests $(VENV)

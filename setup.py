@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["bmf_trt_seg", "bmf_trt_seg.*"]),
-    package_data={"bmf_trt_seg": ["py.typed", "kernels/*.cu"]},
+    package_data={"bmf_trt_seg": ["py.typed", "kernels/*.cu", "watch/page.*"]},
     python_requires=">=3.10,<3.13",  # BMF's wheels end at 3.12
     install_requires=[
         "BabitMF==0.2.0",

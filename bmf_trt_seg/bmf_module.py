@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,11 @@ class OurModule(Module):  # type: ignore[misc]
             self.close()
             raise
         return ProcessResult.OK
+
+    def __del__(self) -> None:
+        """When a node of a graph fails, BMF closes none of the others; it only lets go of them."""
+        with contextlib.suppress(Exception):  # it may be half made, and at the end of the process anything may be gone
+            self.close()
 
     @abc.abstractmethod
     def work(self, task: Task) -> None:

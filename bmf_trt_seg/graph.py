@@ -20,13 +20,14 @@ from types import FrameType
 from typing import Any
 
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
+from bmf_trt_seg.live_outputs.options import LiveSinkOptions
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
 from bmf_trt_seg.options import LiveOptions, NvDecOptions, RecordSinkOptions, SegmentOptions, SoundGateOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["GraphStopped", "check_graph", "input_files", "load_graph", "run_graph", "whole_outputs"]
+__all__ = ["GraphStopped", "check_graph", "input_files", "load_graph", "load_object", "run_graph", "whole_outputs"]
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _WRITE_ERROR = re.compile(r"(?:Interleaved write error|Error write trailer): ([A-Z][\w ]+?)(?= in function|[^\w ]|$)")
@@ -40,6 +41,7 @@ _PACKAGE = __name__.partition(".")[0]
 _BUILTIN_MODULES = {"c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter"}
 _OWN_OPTIONS: dict[str, type[Strict]] = {
     f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
+    f"{_PACKAGE}.live_sink.LiveSink": LiveSinkOptions,
     f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
     f"{_PACKAGE}.sources.LiveSource": LiveOptions,
     f"{_PACKAGE}.sources.NvDecSource": NvDecOptions,
@@ -67,29 +69,31 @@ def load_graph(path: Path, variables: Mapping[str, str] | None = None) -> dict[s
     Raises StreamError if the file cannot be read, ConfigError (with line and column) if it is no JSON object or a
     variable has no value.
     """
+    return load_object(path, variables or {}, f"graph '{path}'", "nodes")
+
+
+def load_object(path: Path, variables: Mapping[str, str], subject: str, member: str) -> dict[str, Any]:
+    """`load_graph` for any JSON file; `subject` opens its messages, and `member` is what the object should have."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise StreamError(f"graph '{path}' cannot be read: {reason}") from error
+        raise StreamError(f"{subject} cannot be read: {reason}") from error
     try:
-        graph = json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"graph '{path}', line {error.lineno}, column {error.colno}: {error.msg}") from error
-    if not isinstance(graph, dict):
-        raise ConfigError(f"graph '{path}': expected a JSON object with 'nodes', got a {type(graph).__name__}")
-    variables = variables or {}
+        raise ConfigError(f"{subject}, line {error.lineno}, column {error.colno}: {error.msg}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{subject}: expected a JSON object with '{member}', got a {type(content).__name__}")
     used: set[str] = set()
     missing: list[str] = []
-    resolved = _substituted(graph, {**os.environ, **variables}, used, missing)
+    resolved = _substituted(content, {**os.environ, **variables}, used, missing)
     if missing:
         names = ", ".join(dict.fromkeys(missing))
-        raise ConfigError(f"graph '{path}' needs a value for {names}: --set {missing[0]}=..., or in the environment")
+        raise ConfigError(f"{subject} needs a value for {names}: --set {missing[0]}=..., or in the environment")
     unused = sorted(set(variables) - used)
     if unused:
-        raise ConfigError(
-            f"graph '{path}' has no variable {', '.join(unused)}; it has {', '.join(sorted(used)) or 'none'}"
-        )
+        raise ConfigError(f"{subject} has no variable {', '.join(unused)}; it has {', '.join(sorted(used)) or 'none'}")
     assert isinstance(resolved, dict)
     return resolved
 
@@ -149,6 +153,7 @@ def run_graph(
             thread = threading.Thread(target=run, name="graph", daemon=True)
             thread.start()
             while not done.wait(period):
+                output.trim()
                 if stopped.numbers:
                     # Graph.force_close() beside a blocked close() never comes back, so the stream ends itself
                     request_stop()
@@ -330,13 +335,23 @@ def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list
     if entry.endswith(".SoundGate"):
         pairs = len(_identifiers(node, "input_streams")), len(_identifiers(node, "output_streams"))
         return [] if pairs == (2, 2) else [f"{subject}: SoundGate has two streams in and out: pictures, then sound"]
+    if entry.endswith(".LiveSink"):
+        inputs, outputs = len(_identifiers(node, "input_streams")), len(_identifiers(node, "output_streams"))
+        return (
+            []
+            if inputs in (1, 2) and not outputs
+            else [f"{subject}: LiveSink has an input stream for pictures, may have one for sound, and has no output"]
+        )
     if len(_identifiers(node, "input_streams")) != (0 if is_source else 1):
         count = "no" if is_source else "one"
         problems.append(f"{subject}: {entry.rpartition('.')[2]} has {count} input stream")
     outputs = len(_identifiers(node, "output_streams"))
     if entry.endswith(".SegmentModule") and outputs not in (1, 2):
         problems.append(f"{subject}: SegmentModule has one output stream for pictures, and may have one for records")
-    if is_source and outputs != 1:
+    if entry.endswith(".LiveSource"):
+        if outputs not in (1, 2):
+            problems.append(f"{subject}: LiveSource has one output stream for pictures, and may have one for sound")
+    elif is_source and outputs != 1:
         problems.append(f"{subject}: {entry.rpartition('.')[2]} has one output stream")
     if entry.endswith(".RecordSink") and outputs:
         problems.append(f"{subject}: RecordSink has no output stream")

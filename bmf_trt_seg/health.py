@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bmf_trt_seg import metrics
+from bmf_trt_seg.feed_states import feed_state
 from bmf_trt_seg.metrics import StreamView
 from bmf_trt_seg.sources.urls import masked
 
@@ -56,7 +57,7 @@ class Health:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether every stream that should run delivered a frame not long ago, and how each of them is."""
         open_now = {view.name: view for view in metrics.views()}
-        streams = [(masked(name), self._of_stream(open_now.get(name))) for name in self.streams]
+        streams = [(masked(name), self._of_stream(name, open_now.get(name))) for name in self.streams]
         is_ready = all(found["ready"] for _, found in streams)
         return is_ready, {
             "ready": is_ready,
@@ -64,7 +65,18 @@ class Health:
             "streams": [{"stream": name, **found} for name, found in streams],
         }
 
-    def _of_stream(self, view: StreamView | None) -> dict[str, Any]:
+    def _of_stream(self, name: str, view: StreamView | None) -> dict[str, Any]:
+        found = self._by_frames(view)
+        feed = feed_state(name)
+        if feed is not None:
+            found["restarts"] = feed.restarts
+            if feed.state not in ("starting", "running"):
+                found |= {"ready": False, "state": feed.state}
+                if feed.reason:
+                    found["last_error"] = masked(feed.reason)
+        return found
+
+    def _by_frames(self, view: StreamView | None) -> dict[str, Any]:
         if view is None:
             return {"ready": False, "state": "starting", "last_frame_age_seconds": None}
         age = None if view.last_frame_at is None else max(0.0, self.clock() - view.last_frame_at)

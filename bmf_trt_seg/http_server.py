@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import http
 import ipaddress
 import json
 import logging
 import re
+import select
 import signal
 import socket
 import socketserver
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any
@@ -25,13 +27,15 @@ from typing_extensions import Self
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 
-__all__ = ["HttpServer", "Request", "Response", "parse_address"]
+__all__ = ["Endless", "HttpServer", "Page", "Request", "Response", "parse_address"]
 
 _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD")
 _READ_SECONDS = 5.0  # without a byte of the request, or without room for one of the answer
 _WHOLE_SECONDS = 15.0  # for a request and its answer
 _CONNECTIONS = 64
+_ENDLESS = 16
+_SEND_BYTES = 1 << 17  # of an endless answer that wait in the system for a slow client: what it sees must not be old
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -49,6 +53,11 @@ class Response:
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_html(self) -> bool:
+        return self.content_type.startswith("text/html")
 
     @classmethod
     def line(cls, status: int, text: str) -> Response:
@@ -59,7 +68,19 @@ class Response:
         return cls(json.dumps(content).encode() + b"\n", "application/json", status)
 
 
-Page = Callable[[Request], Response]
+@dataclass(frozen=True)
+class Endless:
+    """An answer that goes on until the client or the server has enough of it.
+
+    parts: what comes next, made when the client has taken what came before. Where there is nothing to send it should
+    give b"" a few times a second, which is when it is looked whether somebody is still there.
+    """
+
+    parts: Iterator[bytes]
+    content_type: str
+
+
+Page = Callable[[Request], "Response | Endless"]
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -75,7 +96,8 @@ def parse_address(text: str) -> tuple[str, int]:
 class HttpServer:
     """Serves pages in threads of its own, from `start` until `close`.
 
-    Each connection carries one request. Without a token only this machine is served.
+    Each connection carries one request. Without a token only this machine is served. A browser that has opened a page
+    of HTML with the token in its address gets a cookie, so that what the page asks for need not carry the token.
     """
 
     def __init__(
@@ -86,11 +108,13 @@ class HttpServer:
         read_seconds: float = _READ_SECONDS,
         whole_seconds: float = _WHOLE_SECONDS,
         connections: int = _CONNECTIONS,
+        endless: int = _ENDLESS,
     ) -> None:
         """Take the port. Raises ConfigError for an address that is none or a missing token, StreamError if it is taken.
 
         read_seconds: how long a client may be silent; whole_seconds: how long it may take in all; connections: how many
-        there may be at a time, one more is closed at once.
+        there may be at a time, one more is closed at once. endless: how many of them may get answers without an end,
+        which take as long as they like; one more is refused by 503.
         """
         self._pages: dict[str, Page] = {}
         self._token = token.strip().encode()
@@ -109,7 +133,7 @@ class HttpServer:
                 "BMF_TRT_SEG_WEB_TOKEN in the environment"
             )
         try:
-            self._server = _Server(place, family, self._answer, read_seconds, whole_seconds, connections)
+            self._server = _Server(place, family, self._answer, read_seconds, whole_seconds, connections, endless)
         except OSError as error:
             raise StreamError(f"the web server cannot listen on '{address}': {error.strerror}") from error
         bound = self._server.socket.getsockname()
@@ -119,7 +143,10 @@ class HttpServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="web", daemon=True)
 
     def page(self, path: str, page: Page) -> None:
-        """Answer requests for this path, at any time, in any thread. What `page` raises is answered by 500."""
+        """Answer requests for this path, at any time, in any thread. What `page` raises is answered by 500.
+
+        A path such as '/pictures/' stands for all that begin with it.
+        """
         self._pages[path] = page
 
     def start(self) -> None:
@@ -147,31 +174,69 @@ class HttpServer:
     ) -> None:
         self.close()
 
-    def _answer(self, target: str, headers: dict[str, str]) -> Response:
+    def _answer(self, target: str, headers: dict[str, str]) -> Response | Endless:
         path, _, rest = target.partition("?")
         query = dict(urllib.parse.parse_qsl(rest, keep_blank_values=True))
-        refusal = self._refusal(query.pop("token", ""), headers.pop("authorization", ""), headers.get("host", ""))
+        credentials = _Credentials(
+            query.pop("token", None), headers.pop("authorization", ""), headers.pop("cookie", "")
+        )
+        refusal = self._refusal(credentials, headers.get("host", ""))
         if refusal is not None:
             return refusal
-        page = self._pages.get(path)
+        page = self._pages.get(path) or self._pages.get(path[: path.find("/", 1) + 1])
         if page is None:
             return Response.line(404, f"not found; there are {', '.join(sorted(self._pages)) or 'no pages'}")
         try:
-            return page(Request(path, query, headers))
+            answer = page(Request(path, query, headers))
         except Exception:
             _log.exception("web: %s failed", path)
             return Response.line(500, "failed; the log says how")
+        if self._token and credentials.query is not None and isinstance(answer, Response) and answer.is_html:
+            cookie = f"{self._cookie_name}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
+            return replace(answer, headers=(*answer.headers, ("Set-Cookie", cookie)))
+        return answer
 
-    def _refusal(self, from_query: str, authorization: str, host: str) -> Response | None:
+    def _refusal(self, given: _Credentials, host: str) -> Response | None:
         if not self._token:
             # a page of somewhere else whose name was made to mean this machine could read ours
             return None if _is_here(host) else Response.line(403, "this server answers to localhost only")
-        scheme, _, credentials = authorization.partition(" ")
-        # header bytes come as Latin-1
-        given = credentials.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else from_query.encode()
-        if hmac.compare_digest(given, self._token):
+        bearer, cookie = given.bearer, given.cookie(self._cookie_name)
+        if bearer is None and given.query is None and cookie is not None:
+            is_right = hmac.compare_digest(cookie.encode(), self._cookie.encode())
+        else:
+            is_right = hmac.compare_digest(bearer if bearer is not None else (given.query or "").encode(), self._token)
+        if is_right:
             return None
         return Response.line(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN")
+
+    @property
+    def _cookie_name(self) -> str:
+        """With the port, which cookies know nothing of: there may be several servers on a machine."""
+        return f"bmf-trt-seg-{self.port}"
+
+    @property
+    def _cookie(self) -> str:
+        """Tells that the token was known; the same after a restart, and does not tell the token."""
+        return hmac.new(self._token, b"cookie of bmf-trt-seg", hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Credentials:
+    """What a request brings along to show that it may."""
+
+    query: str | None
+    authorization: str
+    cookies: str
+
+    @property
+    def bearer(self) -> bytes | None:
+        scheme, _, credentials = self.authorization.partition(" ")
+        # header bytes come as Latin-1
+        return credentials.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else None
+
+    def cookie(self, name: str) -> str | None:
+        pairs = (one.strip().partition("=") for one in self.cookies.split(";"))
+        return next((value for found, _, value in pairs if found == name), None)
 
 
 def _is_here(host: str) -> bool:
@@ -193,15 +258,17 @@ class _Server(socketserver.ThreadingTCPServer):
         self,
         place: Any,
         family: int,
-        answer: Callable[[str, dict[str, str]], Response],
+        answer: Callable[[str, dict[str, str]], Response | Endless],
         read_seconds: float,
         whole_seconds: float,
         connections: int,
+        endless: int,
     ) -> None:
         self.address_family = family
         self.answer = answer
         self.read_seconds = read_seconds
         self._whole_seconds, self._connections = whole_seconds, connections
+        self._endless_left = endless
         self._lock = threading.Lock()
         self._ends: dict[socket.socket, float] = {}
         super().__init__(place, _Handler)
@@ -218,6 +285,21 @@ class _Server(socketserver.ThreadingTCPServer):
         with self._lock:
             self._ends.pop(request, None)
         super().shutdown_request(request)
+
+    @contextmanager
+    def without_end(self, connection: socket.socket) -> Iterator[bool]:
+        """Let a connection take as long as it likes meanwhile; False if there are too many of such already."""
+        with self._lock:
+            is_room = self._endless_left > 0 and connection in self._ends
+            if is_room:
+                self._endless_left -= 1
+                self._ends[connection] = float("inf")
+        try:
+            yield is_room
+        finally:
+            if is_room:
+                with self._lock:
+                    self._endless_left += 1
 
     def service_actions(self) -> None:
         """Hang up on those whose time is over; called again and again."""
@@ -252,7 +334,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged."""
 
     def do_GET(self) -> None:
-        self._send(self.server.answer(self.path, {name.lower(): value for name, value in self.headers.items()}))
+        answer = self.server.answer(self.path, {name.lower(): value for name, value in self.headers.items()})
+        if isinstance(answer, Response):
+            self._send(answer)
+        else:
+            self._send_endless(answer)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -272,19 +358,46 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(min(int(length), 1 << 16))
 
     def _send(self, response: Response, *more: tuple[str, str]) -> None:
-        self.send_response(response.status)
-        if response.status == http.HTTPStatus.UNAUTHORIZED:
+        length = ("Content-Length", str(len(response.body)))
+        self._send_head(response.status, response.content_type, (length, *response.headers, *more))
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def _send_endless(self, answer: Endless) -> None:
+        with self.server.without_end(self.connection) as is_room:
+            if not is_room:
+                self._send(Response.line(503, "too many are watching"))
+                return
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            self._send_head(200, answer.content_type)
+            while self.command != "HEAD" and not self._is_gone():
+                try:
+                    part = next(answer.parts, None)
+                except Exception:
+                    _log.exception("web: %s failed", self.path.partition("?")[0])
+                    return
+                if part is None:
+                    return
+                self.wfile.write(part)
+
+    def _is_gone(self) -> bool:
+        """Whether the client, or the server, has hung up."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def _send_head(self, status: int, content_type: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+        self.send_response(status)
+        if status == http.HTTPStatus.UNAUTHORIZED:
             self.send_header("WWW-Authenticate", "Bearer")
         for name, value in (
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
+            ("Content-Type", content_type),
             ("Cache-Control", "no-store"),
             ("Referrer-Policy", "no-referrer"),
             ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),  # no page of elsewhere shows a camera
             ("Connection", "close"),
             *more,
         ):
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(response.body)

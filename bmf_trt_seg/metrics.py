@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +17,7 @@ __all__ = [
     "STAGE_SECONDS",
     "WATCHED_EVERY",
     "Histogram",
+    "OutputMetrics",
     "Role",
     "State",
     "StreamMetrics",
@@ -25,11 +26,13 @@ __all__ = [
     "open_stream",
     "request_stop",
     "stream",
+    "view",
     "views",
 ]
 
-Role = Literal["source", "segment"]
+Role = Literal["source", "segment", "sink"]
 State = Literal["connecting", "up", "away", "ended"]
+_WAY: tuple[Role, ...] = ("source", "segment", "sink")
 
 
 WATCHED_EVERY = 8
@@ -50,12 +53,30 @@ class Histogram:
         """Values between two bounds, the upper one included; the last entry is of those above all."""
         self.total = 0.0
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def __repr__(self) -> str:
         return f"Histogram({sum(self.counts)} values, {self.total:g} in all)"
+
+
+@dataclass(eq=False)
+class OutputMetrics:
+    """Counts of one output of a sink: a file, a playlist or a server. Packets are encoded pictures and pieces of sound.
+
+    packets_in = packets_out + packets_dropped + those waiting.
+    """
+
+    name: str
+    """Path or address, without credentials."""
+    kind: str
+    state: State = "connecting"
+    packets_in: int = 0
+    packets_out: int = 0
+    packets_dropped: int = 0
+    reconnects: int = 0
+    last_error: str = ""
 
 
 @dataclass(eq=False)
@@ -82,6 +103,11 @@ class StreamMetrics:
     last_error: str = ""
     last_frame_at: float | None = None
     """`time.monotonic` of the last frame: for a source when it came in, else when it was sent on."""
+    sound_in: int = 0
+    """Packets of sound that came."""
+    sound_dropped: int = 0
+    outputs: list[OutputMetrics] = field(default_factory=list)
+    """Of a sink; all there are from the start."""
     stop_requested: bool = False
     started_seconds: float = field(default_factory=time.monotonic)
     stages: dict[str, Histogram] = field(default_factory=dict)
@@ -179,7 +205,7 @@ class StreamMetrics:
 
 @dataclass(frozen=True)
 class StreamView:
-    """All that is counted under one name, put together along the way of the frames: source, then segmentation."""
+    """All that is counted under one name, along the way of the frames: source, segmentation, sink."""
 
     name: str
     parts: tuple[StreamMetrics, ...]
@@ -221,27 +247,35 @@ def open_stream(name: str, role: Role = "segment") -> StreamMetrics:
 
 
 def stream(name: str, role: Role | None = None) -> StreamMetrics | None:
-    """The counts under this name, if a stream was opened with it: of a role, or of the last on the frames' way."""
+    """The counts under this name, if a stream was opened with it: of a role, or of the segmentation if there is one."""
     if role is not None:
         return _streams.get((name, role))
-    return _streams.get((name, "segment")) or _streams.get((name, "source"))
+    found = (_streams.get((name, known)) for known in ("segment", "source", "sink"))
+    return next((metrics for metrics in found if metrics is not None), None)
 
 
 def close_stream(name: str) -> None:
     """Forget a stream that will not come again. Whoever still counts for it may go on."""
-    for role in ("segment", "source"):
+    for role in _WAY:
         _streams.pop((name, role), None)
+
+
+def view(name: str) -> StreamView | None:
+    """What is counted under this name, if anything is."""
+    parts = [part for role in _WAY if (part := _streams.get((name, role))) is not None]
+    return StreamView(name, tuple(parts)) if parts else None
 
 
 def views() -> list[StreamView]:
     """Every open stream, in the order of their names."""
     parts: dict[str, list[StreamMetrics]] = {}
-    for metrics in sorted(_streams.values(), key=lambda metrics: (metrics.name, metrics.role != "source")):
+    for metrics in sorted(_streams.values(), key=lambda metrics: (metrics.name, _WAY.index(metrics.role))):
         parts.setdefault(metrics.name, []).append(metrics)
     return [StreamView(name, tuple(found)) for name, found in parts.items()]
 
 
-def request_stop() -> None:
-    """Ask every stream to end, also those whose name another one has taken since."""
+def request_stop(names: Container[str] | None = None, role: Role | None = None) -> None:
+    """Ask streams to end: those of these names and this role, or all; also where another has taken the name since."""
     for metrics in list(_open):
-        metrics.stop_requested = True
+        if (names is None or metrics.name in names) and role in (None, metrics.role):
+            metrics.stop_requested = True

@@ -20,6 +20,7 @@ from bmf_trt_seg.options import read_options
 from bmf_trt_seg.pipeline import open_pipeline
 from bmf_trt_seg.records import frame_record
 from bmf_trt_seg.segmentation import Batch, Drawn
+from bmf_trt_seg.watch import streams
 
 __all__ = ["SegmentModule"]
 
@@ -66,6 +67,7 @@ class SegmentModule(OurModule):
         cv2.setNumThreads(1)  # a picture is too small to be shared out, and the other cores decode and encode
         self._metrics = open_stream(options.name)
         self._pipeline = open_pipeline(options, self._metrics)
+        self._shown = streams.open_stream(options.name, self._pipeline.labels, self._pipeline.colors)
         self._waiting: list[_Waiting] = []
         self._in_flight: deque[_Submitted] = deque()
         self._size_wh: tuple[int, int] | None = None
@@ -130,7 +132,7 @@ class SegmentModule(OurModule):
             [item.number for item in waiting],
             [(item.pts, item.time_base) for item in waiting],
             [item.target.planes for item in waiting],
-            wants_maps=_RECORDS in task.get_outputs(),
+            wants_maps=_RECORDS in task.get_outputs() or self._shown.wants_map(),
         )
         is_inferred = any(self._pipeline.is_due(item.number) for item in waiting)
         self._in_flight.append(_Submitted(waiting, batch, is_inferred))
@@ -157,6 +159,7 @@ class SegmentModule(OurModule):
         outputs = task.get_outputs()
         with self._metrics.stage("output", frame=waiting[0].number, frames=len(waiting)):
             for item, drawn in zip(waiting, finished, strict=True):
+                self._shown.show(item.target.planes, drawn.map_hw, item.since)
                 gone = self._metrics.departure(item.number)
                 frame = item.target.frame if gone is None else watched(item.target.frame, gone)
                 _send(outputs[_PICTURES], frame, item.packet_timestamp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import sys
 import tempfile
@@ -13,19 +14,30 @@ from contextlib import contextmanager
 __all__ = ["CapturedOutput", "captured_output"]
 
 
+_LONGEST_TEXT = 64 * 1024
+_LONGEST_FILE = 16 * 1024 * 1024
+
+
 class CapturedOutput:
-    """What was written to descriptors 1 and 2 so far."""
+    """What was written to descriptors 1 and 2 lately."""
 
     def __init__(self, descriptor: int | None, start: int = 0) -> None:
         self._descriptor, self._start = descriptor, start
 
     def text(self) -> str:
-        """Everything captured since the start, of whoever printed meanwhile; empty if nothing is captured."""
+        """The last 64 KiB captured since the start, of whoever printed meanwhile; empty if nothing is captured."""
         if self._descriptor is None:
             return ""
         ctypes.CDLL(None).fflush(None)
-        size = os.fstat(self._descriptor).st_size - self._start
-        return os.pread(self._descriptor, size, self._start).decode("utf-8", "replace")
+        size = os.fstat(self._descriptor).st_size
+        start = max(self._start if self._start <= size else 0, size - _LONGEST_TEXT)
+        return os.pread(self._descriptor, size - start, start).decode("utf-8", "replace")
+
+    def trim(self) -> None:
+        """Forget everything once it is much: a graph may print for months."""
+        if self._descriptor is not None and os.fstat(self._descriptor).st_size > _LONGEST_FILE:
+            os.ftruncate(self._descriptor, 0)
+            self._start = 0
 
 
 class _Redirection:
@@ -35,6 +47,8 @@ class _Redirection:
         sys.stdout.flush()
         sys.stderr.flush()
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (`end` closes it)
+        # appending, so that what is written after `trim` goes to the file's new end
+        fcntl.fcntl(self.file, fcntl.F_SETFL, fcntl.fcntl(self.file, fcntl.F_GETFL) | os.O_APPEND)
         self._terminal = os.dup(1), os.dup(2)
         self._python_streams = sys.stdout, sys.stderr
         os.dup2(self.file.fileno(), 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bmf_trt_seg import metrics
+from bmf_trt_seg.backends.shared import SharedCounts, shared_counts
 from bmf_trt_seg.errors import BackendUnavailable
-from bmf_trt_seg.metrics import Histogram, StreamView
+from bmf_trt_seg.feed_states import feed_states
+from bmf_trt_seg.metrics import BATCH_SIZES, Histogram, StreamView
 from bmf_trt_seg.sources.urls import masked
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exposition", "families"]
 
+Item = TypeVar("Item")
 _PREFIX = "bmf_trt_seg"
 _COUNTERS: tuple[tuple[str, str, Callable[[StreamView], int | None]], ...] = (
     ("frames_in", "Frames that came into the stream.", lambda view: view.frames_in),
@@ -80,18 +83,103 @@ def families(expected: Iterable[str] = (), clock: Callable[[], float] = time.mon
         if name not in told:
             up.add_metric([masked(name)], 0)
     yield from (dropped, up, age, stages, sizes)
+    yield from _of_outputs(views)
+    yield from _of_feeds()
+    yield from _of_shared_networks()
+
+
+def _of_outputs(views: Iterable[tuple[str, StreamView]]) -> Iterator[Metric]:
+    """Of files, playlists and servers that sinks write to; nothing where there is no sink."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    sinks = [(label, part) for label, view in views for part in view.parts if part.role == "sink"]
+    if not sinks:
+        return
+    labels = ["stream", "kind", "output"]
+    up = GaugeMetricFamily(f"{_PREFIX}_output_up", "1 while an output takes what it gets, else 0.", labels=labels)
+    sent = CounterMetricFamily(f"{_PREFIX}_output_packets", "Packets that an output has taken.", labels=labels)
+    dropped = CounterMetricFamily(
+        f"{_PREFIX}_output_packets_dropped", "Packets that an output was away for, or too slow.", labels=labels
+    )
+    reconnects = CounterMetricFamily(
+        f"{_PREFIX}_output_reconnects", "Times that an output worked again after it had failed.", labels=labels
+    )
+    sound = CounterMetricFamily(f"{_PREFIX}_sound_packets", "Packets of sound that came.", labels=["stream"])
+    lost = CounterMetricFamily(f"{_PREFIX}_sound_packets_dropped", "Those that went no further.", labels=["stream"])
+    for label, sink in sinks:
+        sound.add_metric([label], sink.sound_in)
+        lost.add_metric([label], sink.sound_dropped)
+        for name, output in _distinct(sink.outputs, lambda output: masked(output.name)):
+            values = [label, output.kind, name]
+            up.add_metric(values, output.state == "up")
+            sent.add_metric(values, output.packets_out)
+            dropped.add_metric(values, output.packets_dropped)
+            reconnects.add_metric(values, output.reconnects)
+    yield from (up, sent, dropped, reconnects, sound, lost)
+
+
+def _of_feeds() -> Iterator[Metric]:
+    """Of feeds under a supervisor; nothing where there is none."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    feeds = feed_states()
+    if not feeds:
+        return
+    restarts = CounterMetricFamily(
+        f"{_PREFIX}_feed_restarts", "Times that a feed's graph was started again.", labels=["feed"]
+    )
+    running = GaugeMetricFamily(
+        f"{_PREFIX}_feed_running", "1 while a feed's graph runs, 0 while it waits, hangs or is over.", labels=["feed"]
+    )
+    for feed in feeds:
+        restarts.add_metric([feed.name], feed.restarts)
+        running.add_metric([feed.name], feed.state == "running")
+    yield from (restarts, running)
+
+
+def _of_shared_networks() -> Iterator[Metric]:
+    """Of networks that streams share; nothing where they do not."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    networks = shared_counts()
+    if not networks:
+        return
+    sizes = HistogramMetricFamily(
+        f"{_PREFIX}_shared_batch_size", "Frames of all streams in a run of a shared network.", labels=["model"]
+    )
+    failed = CounterMetricFamily(f"{_PREFIX}_shared_batches_failed", "Runs of it that failed.", labels=["model"])
+    streams = GaugeMetricFamily(f"{_PREFIX}_shared_streams", "Streams that share it.", labels=["model"])
+    waiting = GaugeMetricFamily(f"{_PREFIX}_shared_frames_waiting", "Frames that wait for it.", labels=["model"])
+    for label, network in _distinct(networks, lambda network: network.model):
+        sizes.add_metric([label], *_buckets(_histogram(network)))
+        failed.add_metric([label], network.failed)
+        streams.add_metric([label], len({name for name, _ in network.waiting}))
+        waiting.add_metric([label], sum(frames for _, frames in network.waiting))
+    yield from (sizes, failed, streams, waiting)
+
+
+def _histogram(network: SharedCounts) -> Histogram:
+    histogram = Histogram(BATCH_SIZES)
+    for size, times in network.sizes.items():
+        histogram.add(size, times)
+    return histogram
 
 
 def _labelled(views: Iterable[StreamView]) -> Iterator[tuple[str, StreamView]]:
-    """Each with its name as it may be shown; a second one that looks the same then gets a number.
+    """Each with its name as it may be shown."""
+    return _distinct(views, lambda view: masked(view.name))
+
+
+def _distinct(items: Iterable[Item], name_of: Callable[[Item], str]) -> Iterator[tuple[str, Item]]:
+    """Each with its name; a second one of the same gets a number.
 
     Prometheus throws away a whole scrape in which a label comes twice.
     """
     seen: dict[str, int] = {}
-    for view in views:
-        label = masked(view.name)
-        seen[label] = seen.get(label, 0) + 1
-        yield label if seen[label] == 1 else f"{label} #{seen[label]}", view
+    for item in items:
+        name = name_of(item)
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name} #{seen[name]}", item
 
 
 def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:

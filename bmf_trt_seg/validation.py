@@ -72,8 +72,9 @@ def allowed_values(prop: dict[str, Any], definitions: dict[str, Any] | None = No
         return f"a list{size}, each {allowed_values(prop.get('items', {}), definitions)}"
     if kind == "object" and "properties" in prop:
         return f"an object of {', '.join(prop['properties'])}"
-    if kind == "object" and "additionalProperties" in prop and prop["additionalProperties"]:
-        return f"an object, each value {allowed_values(prop['additionalProperties'], definitions)}"
+    value = prop.get("additionalProperties")
+    if kind == "object" and value and isinstance(value, dict):
+        return f"an object, each value {allowed_values(value, definitions)}"
     if kind == "string" and "pattern" in prop:
         return prop.get("examples", ["a matching string"])[0]
     names = {"string": "a string", "boolean": "true or false", "null": "null", "object": "an object"}

@@ -61,6 +61,8 @@ class RtspServer:
         user: str = "",
         password: str = "",
         garbage: bool = False,
+        sound: str = "",
+        record: Path | None = None,
         started: bool = True,
     ) -> None:
         self.size_wh = size_wh
@@ -70,6 +72,8 @@ class RtspServer:
         self._arguments += ["--user", user, "--password", password] if user else []
         self._arguments += ["--file", str(file)] if file else []
         self._arguments += ["--garbage"] if garbage else []
+        self._arguments += ["--sound", sound] if sound else []
+        self._arguments += ["--record", str(record)] if record else []
         self._process: subprocess.Popen[str] | None = None
         if started:
             self.start()

@@ -2,12 +2,15 @@
 """A camera: GStreamer's RTSP server on 127.0.0.1, path /clip. For the system's Python, which has GStreamer's bindings.
 
 Prints its port when it is ready. Without --file the picture is made here, in real time, with the frame's number in it
-as `rtsp.striped` has it. All clients share one picture; frames that a stopped server (SIGSTOP) missed are missing.
+as `rtsp.striped` has it, and with --sound there are the beeps of `beeps.py`. All clients share one picture; frames that
+a stopped server (SIGSTOP) missed are missing. With --record clients send their video instead, which goes to a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import array
+import math
 import random
 import sys
 import time
@@ -24,13 +27,19 @@ except (ImportError, ValueError) as error:
 
 ELEMENTS = ("appsrc", "qtdemux", "h264parse", "x264enc", "rtph264pay", "udpsink", "rtpbin")
 BITS, DARK, LIGHT = 10, 60, 180  # as in rtsp.py
+SOUND_RATE, BEEP_EVERY, BEEP_SECONDS, BEEP_HERTZ = 48000, 20, 0.1, 1000  # as in beeps.py
+SOUNDS = {
+    "aac": "voaacenc ! aacparse ! rtpmp4gpay name=pay1 pt=97",
+    "alaw": "audioresample ! audio/x-raw,rate=8000 ! alawenc ! rtppcmapay name=pay1 pt=8",
+    "opus": "opusenc ! rtpopuspay name=pay1 pt=97",
+}
 
 
 class Drawn:
     """Feeds an appsrc with numbered frames, or with nonsense in the place of H.264, at the rate they are due."""
 
-    def __init__(self, source: Any, size_wh: tuple[int, int], fps: int, garbage: bool) -> None:
-        self._size_wh, self._fps, self._garbage = size_wh, fps, garbage
+    def __init__(self, source: Any, sound: Any, size_wh: tuple[int, int], fps: int, garbage: bool) -> None:
+        self._sound, self._size_wh, self._fps, self._garbage = sound, size_wh, fps, garbage
         self._number = 0
         self._begin = 0.0
         source.connect("need-data", self._push)
@@ -47,6 +56,11 @@ class Drawn:
         buffer = Gst.Buffer.new_wrapped(self._nonsense() if self._garbage else self._frame())
         buffer.pts = buffer.dts = self._number * Gst.SECOND // self._fps
         buffer.duration = Gst.SECOND // self._fps
+        if self._sound is not None:
+            beeps = Gst.Buffer.new_wrapped(self._beeps())
+            beeps.pts = beeps.dts = buffer.pts
+            beeps.duration = buffer.duration
+            self._sound.emit("push-buffer", beeps)
         self._number += 1
         source.emit("push-buffer", buffer)
 
@@ -55,6 +69,15 @@ class Drawn:
         bits = [self._number >> (column * BITS // width) & 1 for column in range(width)]
         row = bytes(LIGHT if bit else DARK for bit in bits)
         return row * height + b"\x80" * (2 * ((width + 1) // 2) * ((height + 1) // 2))
+
+    def _beeps(self) -> bytes:
+        size = SOUND_RATE // self._fps
+        times = [(self._number * size + index) / SOUND_RATE for index in range(size)]
+        is_on = [time_of_sample % (BEEP_EVERY / self._fps) < BEEP_SECONDS for time_of_sample in times]
+        waves = [math.sin(2 * math.pi * BEEP_HERTZ * time_of_sample) for time_of_sample in times]
+        return array.array(
+            "h", [round(16000 * wave) if on else 0 for wave, on in zip(waves, is_on, strict=True)]
+        ).tobytes()
 
     @staticmethod
     def _nonsense() -> bytes:
@@ -82,7 +105,18 @@ class Factory(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             caps = f"video/x-raw,format=I420,width={width},height={height},framerate={arguments.fps}/1"
             launch = (
                 f"{source} caps={caps} ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=4000 "
-                f"key-int-max={arguments.key_int} sliced-threads=false threads=1 ! {payload} )"
+                f"key-int-max={arguments.key_int} sliced-threads=false threads=1 ! {payload} "
+            )
+            if arguments.sound:
+                caps = f"audio/x-raw,format=S16LE,rate={SOUND_RATE},channels=1,layout=interleaved"
+                source = f"appsrc name=sounded is-live=true format=time caps={caps}"
+                launch += f"{source} ! audioconvert ! {SOUNDS[arguments.sound]} "
+            launch += ")"
+        if arguments.record:
+            self.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+            launch = (
+                "( rtph264depay name=depay0 ! h264parse config-interval=-1 ! video/x-h264,stream-format=byte-stream "
+                f'! filesink buffer-mode=unbuffered location="{arguments.record}" )'
             )
         self.set_launch(launch)
 
@@ -90,7 +124,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         GstRtspServer.RTSPMediaFactory.do_configure(self, media)
         source = media.get_element().get_by_name("drawn")
         if source is not None:
-            self._drawn = [Drawn(source, self._arguments.size, self._arguments.fps, self._arguments.garbage)]
+            sound = media.get_element().get_by_name("sounded")
+            self._drawn = [Drawn(source, sound, self._arguments.size, self._arguments.fps, self._arguments.garbage)]
 
 
 def size_wh(text: str) -> tuple[int, int]:
@@ -127,6 +162,8 @@ def main() -> None:
     parser.add_argument("--user", default="")
     parser.add_argument("--password", default="")
     parser.add_argument("--garbage", action="store_true", help="send random bytes as H.264")
+    parser.add_argument("--sound", choices=list(SOUNDS), default="")
+    parser.add_argument("--record", default="", help="file for the H.264 that a client sends")
     parser.add_argument("--check", action="store_true", help="only say whether everything needed is installed")
     arguments = parser.parse_args()
     Gst.init(None)

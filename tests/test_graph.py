@@ -266,7 +266,8 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
             "node 1: option 'alpha': got 7, allowed is a number from 0 to 1"]),
         (_set("nodes", 1, "module_info", "entry", to="bmf_trt_seg.module.Segment"), [
             r"node 1: there is no module 'bmf_trt_seg\.module\.Segment'; ours are "
-            r"'bmf_trt_seg\.module\.SegmentModule', 'bmf_trt_seg\.sinks\.RecordSink', "
+            r"'bmf_trt_seg\.module\.SegmentModule', 'bmf_trt_seg\.live_sink\.LiveSink', "
+            r"'bmf_trt_seg\.sinks\.RecordSink', "
             r"'bmf_trt_seg\.sources\.LiveSource', 'bmf_trt_seg\.sources\.NvDecSource', "
             r"'bmf_trt_seg\.sources\.SoundGate'"]),
         (_set("nodes", 1, "module_info", to={"name": "segment"}), [
@@ -529,8 +530,8 @@ LIVE = {
     [
         ({"option": {"url": "x", "policy": "last"}}, "option 'policy': got \"last\", allowed is 'latest' or 'all'"),
         ({"option": {}}, "option 'url' is missing"),
-        ({"output_streams": [{"identifier": "a"}, {"identifier": "b"}]}, "LiveSource has one output stream"),
-        ({"output_streams": []}, "LiveSource has one output stream"),
+        ({"output_streams": [{"identifier": name} for name in "abc"]}, "LiveSource has one output stream for pictures"),
+        ({"output_streams": []}, "LiveSource has one output stream for pictures"),
     ],
 )
 def test_live_sources_are_checked(change: dict[str, Any], problem: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bmf_trt_seg import metrics
+from bmf_trt_seg import feed_states, metrics
 from bmf_trt_seg.health import Health
 
 
@@ -21,6 +21,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_streams", {})
+    monkeypatch.setattr(feed_states, "_feeds", {})
 
 
 @pytest.fixture
@@ -108,3 +109,22 @@ def test_a_name_that_is_an_address_shows_no_password(clock: Clock) -> None:
     _, content = Health([name], clock=clock).ready()
     assert content["streams"][0]["stream"] == "rtsp://***@host/clip"
     assert content["streams"][0]["state"] == "up"
+
+
+def test_what_a_supervisor_knows_goes_before_what_frames_tell(clock: Clock) -> None:
+    health = Health(["door"], clock=clock)
+    feed = feed_states.open_feed("door", ("door",))
+    counts = metrics.open_stream("door", "source")
+    counts.state, counts.last_frame_at = "up", clock.now
+    feed.state = "running"
+    (found,) = health.ready()[1]["streams"]
+    assert (found["ready"], found["state"], found["restarts"]) == (True, "up", 0)
+    feed.state, feed.restarts, feed.reason = "restarting", 2, "rtsp://anna:s3cret@camera/clip broke"
+    is_ready, content = health.ready()
+    assert not is_ready
+    assert content["streams"] == [
+        {
+            "stream": "door", "ready": False, "state": "restarting", "last_frame_age_seconds": 0.0, "restarts": 2,
+            "last_error": "rtsp://***@camera/clip broke",
+        }
+    ]  # fmt: skip

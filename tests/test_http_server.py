@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bmf_trt_seg.errors import ConfigError, StreamError
-from bmf_trt_seg.http_server import HttpServer, Request, Response, parse_address
+from bmf_trt_seg.http_server import Endless, HttpServer, Request, Response, parse_address
 
 TOKEN = "correct-horse"
 Served = Callable[..., HttpServer]
@@ -199,6 +199,60 @@ def test_without_a_token_pages_of_elsewhere_are_refused(served: Served, host: st
     assert ask(served(), Host=host)[0] == status
 
 
+# --- cookies ------------------------------------------------------------------------------------------------------
+
+
+def with_html(server: HttpServer) -> HttpServer:
+    server.page("/html", lambda _: Response(b"<p>", "text/html; charset=utf-8"))
+    return server
+
+
+def test_a_page_that_is_opened_with_the_token_gives_a_cookie_for_what_it_asks_for(served: Served) -> None:
+    server = with_html(served(token=TOKEN))
+    status, _, headers = ask(server, f"/html?token={TOKEN}")
+    cookie = headers["Set-Cookie"]
+    assert status == 200
+    assert TOKEN not in cookie
+    assert cookie.split("; ")[1:] == ["HttpOnly", "SameSite=Strict", "Path=/"]
+    pair = cookie.partition(";")[0]
+    name, _, value = pair.partition("=")
+    assert name == f"bmf-trt-seg-{server.port}"
+    for status, sent in [
+        (200, pair),
+        (200, f"other=1; {pair}; more"),
+        (401, f"{name}={TOKEN}"),
+        (401, f"{name}={value}0"),
+        (401, f"{name}="),
+        (401, f"{name}"),
+        (401, f"{name}=\xff"),
+        (401, f"x{pair}"),
+    ]:
+        assert ask(server, Cookie=sent)[0] == status, sent
+    assert ask(server, "/echo?token=wrong", Cookie=pair)[0] == 401, "what is given in the address counts"
+    assert ask(server, Cookie=pair, Authorization="Bearer wrong")[0] == 401
+
+
+def test_cookies_are_for_pages_and_for_those_who_know_the_token(served: Served) -> None:
+    server = with_html(served(token=TOKEN))
+    for target, headers in [
+        ("/html", {}),
+        ("/html?token=wrong", {}),
+        ("/html", {"Authorization": f"Bearer {TOKEN}"}),
+        (f"/echo?token={TOKEN}", {}),
+    ]:
+        assert ask(server, target, **headers)[2]["Set-Cookie"] is None, target
+    assert ask(with_html(served()), "/html?token=x")[2]["Set-Cookie"] is None, "no token, no cookie"
+
+
+def test_a_cookie_outlives_the_server_but_not_the_token() -> None:
+    cookies = []
+    for token in (TOKEN, TOKEN, "another"):
+        with HttpServer(f":{cookies[0][1] if cookies else 0}", token) as server:
+            cookie = ask(with_html(server), f"/html?token={token}")[2]["Set-Cookie"]
+            cookies.append((cookie, server.port))
+    assert cookies[0] == cookies[1] != cookies[2]
+
+
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +271,19 @@ def test_pages_may_come_later(served: Served) -> None:
     server.page("/watch", lambda _: Response.json({"x": 1}, 503))
     status, text, headers = ask(server, "/watch")
     assert (status, text, headers["Content-Type"]) == (503, '{"x": 1}\n', "application/json")
+
+
+def test_a_path_that_ends_with_a_slash_stands_for_all_below(served: Served) -> None:
+    server = served()
+    server.page("/pictures/", lambda request: Response(request.path.encode()))
+    assert ask(server, "/pictures/a%2Fb.jpg?x=1")[:2] == (200, "/pictures/a%2Fb.jpg")
+    assert ask(server, "/pictures/")[0] == 200
+    for other in ("/pictures", "/", "/x/pictures/a"):
+        assert ask(server, other)[0] == 404, other
+
+
+def test_no_page_of_elsewhere_may_show_what_is_answered(served: Served) -> None:
+    assert ask(served())[2]["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("target", ["/", "/echo/", "/%65cho", "/../etc/passwd", "//["])
@@ -348,6 +415,128 @@ def test_closing_hangs_up_on_whoever_is_connected() -> None:
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", server.port), 1)
     assert until(lambda: not any("_request" in thread.name for thread in threading.enumerate()))
+
+
+# --- answers without an end ---------------------------------------------------------------------------------------
+
+OPEN = b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def busy() -> bool:
+    return any("_request" in thread.name for thread in threading.enumerate())
+
+
+def without_end(server: HttpServer, parts: Iterator[bytes] | None = None, size: int = 100) -> HttpServer:
+    def numbers() -> Iterator[bytes]:
+        number = 0
+        while True:
+            yield b"%09d\n" % number + b"x" * size
+            number += 1
+            time.sleep(0.01)
+
+    server.page("/endless", lambda _: Endless(parts or numbers(), "text/plain"))
+    return server
+
+
+def until_text(connection: socket.socket, text: bytes) -> bytes:
+    content = b""
+    while text not in content:
+        part = connection.recv(65536)
+        assert part, content[-200:]
+        content += part
+    return content
+
+
+def test_an_answer_without_an_end_goes_on_past_the_limit(served: Served) -> None:
+    server = without_end(served(read_seconds=0.5, whole_seconds=0.5))
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(OPEN)
+        begin = time.monotonic()
+        head = until_text(connection, b"000000000\n")
+        assert head.startswith(b"HTTP/1.0 200 ")
+        assert b"Content-Length" not in head
+        while time.monotonic() - begin < 1.5:
+            assert connection.recv(65536)
+
+
+def test_whoever_leaves_is_noticed_also_when_there_is_nothing_to_send(served: Served) -> None:
+    def nothing() -> Iterator[bytes]:
+        yield b"begin"
+        while True:
+            time.sleep(0.05)
+            yield b""
+
+    server = without_end(served(), nothing())
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(OPEN)
+        until_text(connection, b"begin")
+        time.sleep(0.3)
+        assert busy(), "it waits"
+    assert until(lambda: not busy(), 1.0)
+
+
+def test_a_slow_client_gets_what_is_new_then_and_keeps_nobody_waiting(served: Served) -> None:
+    server = without_end(served(), size=50_000)
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+        connection.sendall(OPEN)
+        until_text(connection, b"000000000\n")
+        time.sleep(1.5)  # 100 parts could be made
+        assert ask(server)[0] == 200
+        later = b""
+        while later.count(b"\n") < 12:
+            later += connection.recv(65536)
+    numbers = [int(part[-9:]) for part in later.split(b"\n")[:-1]]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "they are made when there is room"
+    assert numbers[0] < 20
+
+
+def test_a_client_that_stops_reading_an_endless_answer_is_hung_up_on(served: Served) -> None:
+    server = without_end(served(read_seconds=0.3), size=50_000)
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(OPEN)
+        assert until(busy)
+        assert until(lambda: not busy())
+
+
+def test_closing_ends_endless_answers_within_a_second() -> None:
+    with HttpServer(":0") as server:
+        without_end(server)
+        with ExitStack() as stack:
+            for _ in range(4):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+                connection.sendall(OPEN)
+                until_text(connection, b"000000000\n")
+            begin = time.monotonic()
+            server.close()
+            assert until(lambda: not busy(), 1.0)
+            assert time.monotonic() - begin < 1.0
+
+
+def test_only_so_many_have_answers_without_an_end(served: Served) -> None:
+    server = without_end(served(endless=2))
+    with ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            connection.sendall(OPEN)
+            until_text(connection, b"000000000\n")
+        assert ask(server, "/endless")[:2] == (503, "too many are watching\n")
+        assert ask(server)[0] == 200
+    assert until(lambda: not busy())
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(OPEN)
+        until_text(connection, b"000000003\n")
+
+
+def test_an_endless_answer_that_fails_is_logged_and_ends(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"begin"
+        raise OSError("no disk")
+
+    server = without_end(served(), failing())
+    assert raw(server, OPEN).endswith(b"begin")
+    assert "web: /endless failed" in caplog.text
+    assert ask(without_end(server), "/endless", method="HEAD")[:2] == (200, "")
 
 
 def test_a_server_that_was_never_started_closes() -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from bmf_trt_seg import native_output
 from bmf_trt_seg.native_output import captured_output
 
 
@@ -52,6 +53,23 @@ def test_several_at_once(capfd, first_out):
     inside[1 - first_out].__exit__(None, None, None)
     os.write(1, b"after\n")
     assert capfd.readouterr() == ("after\n", "")
+
+
+def test_what_was_printed_for_months_is_forgotten(capfd, monkeypatch):
+    monkeypatch.setattr(native_output, "_LONGEST_FILE", 1000)
+    monkeypatch.setattr(native_output, "_LONGEST_TEXT", 300)
+    with captured_output() as first:
+        os.write(1, b"a" * 900)
+        first.trim()
+        assert first.text() == "a" * 300, "its end"
+        with captured_output() as second:
+            os.write(1, b"b" * 200)
+            assert second.text() == "b" * 200
+            second.trim()
+            assert (first.text(), second.text()) == ("", "")
+            os.write(2, b"new\n")
+            assert (first.text(), second.text()) == ("new\n", "new\n")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_streams_that_were_replaced_stay_so(monkeypatch, capsys):

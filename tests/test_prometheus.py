@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from bmf_trt_seg import metrics
+from bmf_trt_seg import feed_states, metrics, prometheus
+from bmf_trt_seg.backends.shared import SharedCounts
 from bmf_trt_seg.errors import BackendUnavailable
 from bmf_trt_seg.prometheus import Exposition, families
 
@@ -20,6 +21,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 @pytest.fixture(autouse=True)
 def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_streams", {})
+    monkeypatch.setattr(feed_states, "_feeds", {})
 
 
 def samples(text: str) -> Samples:
@@ -60,6 +62,56 @@ def test_the_counts_of_a_stream() -> None:
         assert value(found, name, stream="door") == expected, name
     assert value(found, "frames_dropped_total", stream="door", reason="late") == 7
     assert value(found, "frames_dropped_total", stream="door", reason="closed") == 1
+
+
+def test_the_outputs_of_a_sink() -> None:
+    two_parts()
+    sink = metrics.open_stream("door", "sink")
+    sink.frames_in, sink.frames_out, sink.sound_in, sink.sound_dropped = 94, 93, 40, 2
+    file = metrics.OutputMetrics("out/door.mp4", "file", "up", packets_in=133, packets_out=130, packets_dropped=3)
+    away = metrics.OutputMetrics("rtmp://anna:s3cret@server/live", "push", "away", packets_dropped=133, reconnects=2)
+    sink.outputs = [file, away, metrics.OutputMetrics("rtmp://eve:other@server/live", "push")]
+    found = scraped()
+    assert value(found, "frames_out_total", stream="door") == 93
+    of_file = {"stream": "door", "kind": "file", "output": "out/door.mp4"}
+    of_server = {"stream": "door", "kind": "push", "output": "rtmp://***@server/live"}
+    assert value(found, "output_up", **of_file) == 1
+    assert value(found, "output_packets_total", **of_file) == 130
+    assert value(found, "output_packets_dropped_total", **of_file) == 3
+    assert value(found, "output_up", **of_server) == 0
+    assert value(found, "output_packets_dropped_total", **of_server) == 133
+    assert value(found, "output_reconnects_total", **of_server) == 2
+    assert value(found, "output_up", **{**of_server, "output": "rtmp://***@server/live #2"}) == 0
+    assert value(found, "sound_packets_total", stream="door") == 40
+    assert value(found, "sound_packets_dropped_total", stream="door") == 2
+
+
+def test_feeds_under_a_supervisor() -> None:
+    feed_states.open_feed("door", ("door",)).state = "running"
+    yard = feed_states.open_feed("yard", ("yard",))
+    yard.state, yard.restarts = "restarting", 3
+    found = scraped()
+    assert [value(found, "feed_running", feed=name) for name in ("door", "yard")] == [1, 0]
+    assert [value(found, "feed_restarts_total", feed=name) for name in ("door", "yard")] == [0, 3]
+
+
+def test_networks_that_streams_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts(sizes: dict[int, int]) -> SharedCounts:
+        pictures = sum(size * times for size, times in sizes.items())
+        waiting = (("door", 1), ("yard", 2), ("door", 0))
+        return SharedCounts("person.onnx", 4, sum(sizes.values()), 1, pictures, sizes, waiting)
+
+    monkeypatch.setattr(prometheus, "shared_counts", lambda: [counts({1: 5, 3: 10**9}), counts({4: 2})])
+    found = scraped()
+    first = {"model": "person.onnx"}
+    assert value(found, "shared_batch_size_bucket", **first, le="1.0") == 5
+    assert value(found, "shared_batch_size_bucket", **first, le="2.0") == 5
+    assert value(found, "shared_batch_size_bucket", **first, le="4.0") == 10**9 + 5
+    assert value(found, "shared_batch_size_sum", **first) == 3 * 10**9 + 5
+    assert value(found, "shared_batches_failed_total", **first) == 1
+    assert value(found, "shared_streams", **first) == 2
+    assert value(found, "shared_frames_waiting", **first) == 3
+    assert value(found, "shared_batch_size_count", model="person.onnx #2") == 2
 
 
 def test_the_age_is_that_of_the_oldest_last_frame() -> None:
@@ -141,9 +193,13 @@ def test_openmetrics_for_whoever_wants_it() -> None:
     assert Exposition().scrape()[1].startswith("text/plain")
 
 
-def test_every_metric_has_a_help_text_and_follows_the_naming_rules() -> None:
+def test_every_metric_has_a_help_text_and_follows_the_naming_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(list(families())) == 10
+    feed_states.open_feed("door", ("door",))
+    metrics.open_stream("door", "sink").outputs = [metrics.OutputMetrics("a.mp4", "file")]
+    monkeypatch.setattr(prometheus, "shared_counts", lambda: [SharedCounts("a.onnx", 1, 0, 0, 0, {}, ())])
     found = list(families())
-    assert len(found) == 10
+    assert len(found) == 10 + 6 + 2 + 4
     for family in found:
         assert family.documentation.endswith(".")
         assert family.name.startswith("bmf_trt_seg_")

@@ -202,7 +202,8 @@ class _Network:
 
     def describe(self) -> str:
         with self._changed:
-            streams, size = len(self._queue.lanes), self._queue.batch_size
+            # one that was opened again under its name is the same stream
+            streams, size = len({lane.name for lane in self._queue.lanes}), self._queue.batch_size
         by = f"{streams} stream{'s' if streams > 1 else ''}"
         return f"{self._inner.describe()}, shared by {by} in batches of up to {size}"
 

@@ -11,7 +11,7 @@ import click
 
 from bmf_trt_seg.errors import ConfigError
 
-__all__ = ["checked_graph", "command", "variables_flag"]
+__all__ = ["checked_graph", "command", "given_variables", "variables_flag"]
 
 variables_flag = click.option(
     "-s", "--set", "variables", multiple=True, metavar="NAME=VALUE", help="Value of ${NAME} in the graph; repeatable."
@@ -38,17 +38,22 @@ def check(graph: Path, variables: tuple[str, ...], show: bool) -> None:
         click.echo(f"{graph}: {len(content['nodes'])} nodes, nothing wrong")
 
 
-def checked_graph(path: Path, variables: Sequence[str]) -> dict[str, Any]:
-    """The graph in a file with its variables put in; ConfigError lists everything that is wrong with it."""
-    from bmf_trt_seg.graph import check_graph, load_graph
-
+def given_variables(pairs: Sequence[str]) -> dict[str, str]:
+    """What --set says; UsageError for what is no NAME=VALUE."""
     values = {}
-    for pair in variables:
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise click.UsageError(f"--set takes NAME=VALUE, not '{pair}'")
         values[name] = value
-    content = load_graph(path, values)
+    return values
+
+
+def checked_graph(path: Path, variables: Sequence[str]) -> dict[str, Any]:
+    """The graph in a file with its variables put in; ConfigError lists everything that is wrong with it."""
+    from bmf_trt_seg.graph import check_graph, load_graph
+
+    content = load_graph(path, given_variables(variables))
     problems = check_graph(content)
     if problems:
         raise ConfigError(f"graph '{path}': " + "; ".join(problems))

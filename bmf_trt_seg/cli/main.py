@@ -20,6 +20,7 @@ _VERBS = {
     "segment": "bmf_trt_seg.cli.segment",
     "render": "bmf_trt_seg.cli.render",
     "run": "bmf_trt_seg.cli.run",
+    "live": "bmf_trt_seg.cli.live",
     "graph": "bmf_trt_seg.cli.graph",
     "models": "bmf_trt_seg.cli.models",
     "build": "bmf_trt_seg.cli.build",

@@ -14,6 +14,9 @@ import click
 from bmf_trt_seg.health import READY_SECONDS, Health
 from bmf_trt_seg.http_server import HttpServer, Request, Response
 from bmf_trt_seg.prometheus import Exposition
+from bmf_trt_seg.watch.pages import add_watch_pages
+from bmf_trt_seg.watch.status import Status
+from bmf_trt_seg.watch.streams import watching
 
 __all__ = ["Web", "add_pages", "serving", "web_flags"]
 
@@ -48,8 +51,8 @@ def web_flags(function: Function) -> Function:
         ),
         click.option(
             "--web", "web_address", metavar="[HOST]:PORT",
-            help="Serve /metrics, /healthz and /readyz there meanwhile; without HOST for this machine only, and on a "
-            "free port if PORT is 0.",
+            help="Serve a page to watch the streams on there meanwhile, and /metrics, /healthz, /readyz; without HOST "
+            "for this machine only, and on a free port if PORT is 0.",
         ),
     ):  # fmt: skip
         flag(gathered)
@@ -67,9 +70,10 @@ def serving(web: Web, streams: Iterable[str]) -> Iterator[Health]:
         yield health
         return
     exposition = Exposition(lambda: health.streams)
-    with HttpServer(web.address, web.token) as server:
+    with watching(), HttpServer(web.address, web.token) as server:
         add_pages(server, health, exposition)
-        _log.info("web: %s/metrics, /healthz, /readyz", server.url, extra={"port": server.port})
+        add_watch_pages(server, Status(lambda: health.streams, web.ready_seconds))
+        _log.info("web: %s/, /metrics, /healthz, /readyz", server.url, extra={"port": server.port})
         yield health
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -18,15 +17,17 @@ import av
 import av.error
 
 from bmf_trt_seg import metrics
+from bmf_trt_seg.arrivals import forget, note_arrival
 from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.metrics import StreamMetrics
+from bmf_trt_seg.retry import backoff_seconds
 from bmf_trt_seg.sources.urls import is_network, masked
+from bmf_trt_seg.stream_packets import CLOCK, SILENT_SAMPLE, SoundFormat, StreamPacket, described
 
 __all__ = ["CLOCK", "Feed", "Settings", "Stamped", "feed"]
 
-CLOCK = Fraction(1, 90000)
-"""Time base of everything a feed gives, in seconds."""
 _ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
+_SOUND_WAITING = 1000  # packets, some 20 s; older ones are dropped
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +63,10 @@ def feed(name: str) -> StreamMetrics | None:
 
 
 class Feed:
-    """Reads one stream in a thread of its own, until it is closed, the file ends, or there were too many failures."""
+    """Reads one stream in a thread of its own, until it is closed, the file ends, or there were too many failures.
+
+    Sound is not decoded, and not dropped with frames that are late: it keeps the time of the pictures it came with.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -74,9 +78,12 @@ class Feed:
         self.frame_seconds = 1 / 25
         """Time between two frames, as far as it is known."""
         self._waiting: collections.deque[Stamped] = collections.deque()
+        self._sound: collections.deque[SoundFormat | StreamPacket] = collections.deque()
+        self._takes_sound = True
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._clock = _Clock()
+        forget(settings.name)
         self._thread = threading.Thread(target=self._run, name=f"feed {settings.name}", daemon=True)
         self._thread.start()
 
@@ -92,6 +99,19 @@ class Feed:
             self._changed.notify_all()
         self.counts.took("queue", time.monotonic() - stamped.arrived)
         return stamped
+
+    def take_sound(self) -> list[SoundFormat | StreamPacket]:
+        """The sound that came; before that of a connection its format, which is there before its first frame."""
+        with self._changed:
+            sound = list(self._sound)
+            self._sound.clear()
+        return sound
+
+    def ignore_sound(self) -> None:
+        """Nobody will take it."""
+        with self._changed:
+            self._takes_sound = False
+            self._sound.clear()
 
     @property
     def has_ended(self) -> bool:
@@ -156,8 +176,7 @@ class Feed:
         if not is_network(settings.url) or (settings.max_retries is not None and failures > settings.max_retries):
             self.failure = StreamError(f"feed '{settings.name}' ({masked(settings.url)}): {reason}")
             return
-        wait = min(settings.backoff_max, settings.backoff * 2 ** min(failures - 1, 30))
-        self._stop.wait(wait * random.uniform(0.5, 1.0))
+        self._stop.wait(backoff_seconds(failures, settings.backoff, settings.backoff_max))
 
     def _read_once(self) -> None:
         """Open the stream and read it to its end."""
@@ -172,13 +191,19 @@ class Feed:
             if stream.average_rate:
                 self.frame_seconds = float(1 / stream.average_rate)
             self._clock.start_over(self.frame_seconds)
+            sound = next(iter(container.streams.audio), None)
+            self._put_sound(_sound_format(sound, settings.name))
             pace = None if is_network(settings.url) else _Pace()
             last_frame = time.monotonic()
             patience = settings.connect_timeout + settings.read_timeout
-            for packet in container.demux(stream):
+            for packet in container.demux(*(one for one in (stream, sound) if one is not None)):
                 arrived = time.monotonic()
-                frames = _decoded(packet)
-                self.counts.took("decode", time.monotonic() - arrived)
+                if packet.stream is sound:
+                    self._deliver_sound(packet)
+                    frames = []
+                else:
+                    frames = _decoded(packet)
+                    self.counts.took("decode", time.monotonic() - arrived)
                 if frames:
                     last_frame = arrived
                 elif arrived - last_frame > patience or self._stop.is_set():
@@ -203,10 +228,41 @@ class Feed:
             counts.state = "up"
             counts.last_frame_at = arrived
             counts.frames_in += 1
-            self._waiting.append(Stamped(frame, self._clock.stamp(frame), arrived))
+            stamped = Stamped(frame, self._clock.stamp(frame), arrived)
+            note_arrival(settings.name, stamped.pts, arrived)
+            self._waiting.append(stamped)
             if settings.drops:
                 self._drop_late()
             self._changed.notify_all()
+
+    def _deliver_sound(self, packet: Any) -> None:
+        """Sound from before the first frame of a connection has no place among the frames, and is left out."""
+        time_of_packet = packet.pts if packet.pts is not None else packet.dts
+        pts = None if time_of_packet is None else self._clock.of_sound(time_of_packet * Fraction(packet.time_base))
+        if pts is not None and packet.size:
+            self.counts.sound_in += 1
+            duration = round((packet.duration or 0) * Fraction(packet.time_base) / CLOCK)
+            self._put_sound(StreamPacket(bytes(packet), pts, duration, is_sound=True))
+
+    def _put_sound(self, sound: SoundFormat | StreamPacket) -> None:
+        with self._changed:
+            if not self._takes_sound or self._stop.is_set():
+                return
+            self._sound.append(sound)
+            if len(self._sound) > _SOUND_WAITING:
+                oldest = next(index for index, one in enumerate(self._sound) if isinstance(one, StreamPacket))
+                del self._sound[oldest]
+                self.counts.sound_dropped += 1
+
+
+def _sound_format(stream: Any, name: str) -> SoundFormat:
+    if stream is None:
+        return SoundFormat()
+    try:
+        return SoundFormat(described([(stream, SILENT_SAMPLE)]))
+    except (av.error.FFmpegError, ValueError) as error:
+        _log.warning("feed '%s': its sound is left out: %s", name, error)
+        return SoundFormat()
 
 
 def _options(settings: Settings) -> dict[str, str]:
@@ -254,6 +310,15 @@ class _Clock:
                 self._first = time_of_frame, max(now, self._last + self._step if self._last >= 0 else 0)
             own, ours = self._first
             return self._after_last(ours + round((time_of_frame - own) / CLOCK))
+
+    def of_sound(self, time_of_packet: Fraction) -> int | None:
+        """The time of sound of this connection; None before its first frame has come."""
+        with self._lock:
+            if self._first is None:
+                return None
+            own, ours = self._first
+            pts = ours + round((time_of_packet - own) / CLOCK)
+            return pts if pts >= ours else None
 
     def now(self) -> int:
         with self._lock:

@@ -15,10 +15,12 @@ from bmf.lib._bmf.sdk import Rational
 from bmf_trt_seg.bmf_module import OurModule
 from bmf_trt_seg.options import LiveOptions
 from bmf_trt_seg.sources.feed import CLOCK, Feed, Settings, Stamped
+from bmf_trt_seg.stream_packets import StreamPacket
 from bmf_trt_seg.validation import validated
 
 __all__ = ["LiveSource"]
 
+_PICTURES, _SOUND = 0, 1  # output streams; the second one is optional
 _TURN_SECONDS = 0.1  # how long BMF waits for us at most, so that it can be stopped
 _AWAY_FRAMES = 10  # a camera that has sent nothing for so many frames' time is taken for away
 _HD_HEIGHT = 720
@@ -28,7 +30,9 @@ _FULL_RANGE = 2
 class LiveSource(OurModule):
     """Frames of a camera or stream, YUV420P, with times in units of 1/90000 s that always go on.
 
-    The first frame decides the size; frames of another size, after a reconnect, are scaled to it.
+    The first frame decides the size; frames of another size, after a reconnect, are scaled to it. Output stream 1, if
+    the graph connects it, carries the sound as it is encoded (`bmf_trt_seg.stream_packets`), on the same clock; its
+    format comes before the first frame. While the camera is away there is none.
     """
 
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
@@ -51,12 +55,16 @@ class LiveSource(OurModule):
         self._size_wh: tuple[int, int] | None = None
         self._last: av.VideoFrame | None = None
         self._sent_at = 0.0
+        self._sound_pts = 0
 
     def work(self, task: Task) -> None:
+        if _SOUND not in task.get_outputs():
+            self._feed.ignore_sound()
         if self._feed.counts.stop_requested:
             self._end(task)
             return
         stamped = self._feed.take(min(_TURN_SECONDS, self._feed.frame_seconds))
+        self._send_sound(task)
         if stamped is not None:
             self._send(task, stamped)
         elif self._feed.has_ended:
@@ -74,6 +82,14 @@ class LiveSource(OurModule):
         _put(task, _bmf_frame(self._last, stamped.pts))
         self._feed.counts.frames_out += 1
         self._sent_at = time.monotonic()
+
+    def _send_sound(self, task: Task) -> None:
+        for sound in self._feed.take_sound():
+            packet = Packet(sound)
+            pts = sound.pts if isinstance(sound, StreamPacket) else max(0, self._sound_pts)
+            self._sound_pts = pts
+            packet.timestamp = int(pts * CLOCK * 1_000_000)
+            task.get_outputs()[_SOUND].put(packet)
 
     def _is_away(self) -> bool:
         waited = time.monotonic() - self._sent_at
@@ -129,7 +145,7 @@ def _bmf_frame(frame: av.VideoFrame, pts: int) -> VideoFrame:
 def _put(task: Task, frame: VideoFrame) -> None:
     packet = Packet(frame)
     packet.timestamp = int(frame.pts * CLOCK * 1_000_000)
-    task.get_outputs()[0].put(packet)
+    task.get_outputs()[_PICTURES].put(packet)
 
 
 def _mark(luma_hw: np.ndarray[Any, np.dtype[np.uint8]]) -> None:

@@ -1,0 +1,109 @@
+"""`bmf-trt-seg live`: many live feeds, one process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bmf_trt_seg.cli.engines import build_engine
+from bmf_trt_seg.cli.graph import given_variables, variables_flag
+from bmf_trt_seg.cli.live_status import LiveStatus
+from bmf_trt_seg.cli.logs import failure, log_format_flag
+from bmf_trt_seg.cli.options import set_messages
+from bmf_trt_seg.cli.web import Web, serving, web_flags
+from bmf_trt_seg.live.feeds import read_feeds
+from bmf_trt_seg.live.networks import feed_options, loaded_networks
+from bmf_trt_seg.live.signals import HeldSignals
+from bmf_trt_seg.live.sinks import check_encoders, check_outputs
+from bmf_trt_seg.live.supervisor import Limits, Report, supervise
+
+__all__ = ["command"]
+
+_NOT_OVER = ("running", "stuck", "restarting")
+_log = logging.getLogger(__name__)
+
+
+@click.command(name="live")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FEEDS.json")
+@variables_flag
+@click.option("--check", is_flag=True, help="Only check the file, its graphs and networks; start nothing.")
+@click.option(
+    "--stop-seconds", type=click.FloatRange(0, 600, min_open=True), default=Limits.stop, show_default=True,
+    help="How long feeds may take to end in good order when the program is stopped.",
+)  # fmt: skip
+@click.option(
+    "--stuck-seconds", type=click.FloatRange(1, 3600), default=Limits.stuck, show_default=True,
+    help="A feed that gives no frame for so long, though its camera sends some, is taken for hanging.",
+)  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what BMF and FFmpeg print, too.")
+@web_flags
+@log_format_flag
+def command(
+    path: Path, variables: tuple[str, ...], check: bool, stop_seconds: float, stuck_seconds: float, quiet: bool,
+    verbose: bool, web: Web,
+) -> int:  # fmt: skip
+    """Run the live feeds that a file names, and start those again that fail.
+
+    Ends when all feeds have: with exit code 0 by themselves, with 1 if one failed for good. After a signal they end in
+    good order, and the code is 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP); a second signal ends it at once.
+    """
+    set_messages(quiet, verbose)
+    feeds = read_feeds(path, given_variables(variables))
+    if check:
+        with loaded_networks(feeds):
+            check_encoders(feeds, verbose)
+            click.echo(f"{path}: {len(feeds)} feed{'s' if len(feeds) > 1 else ''}, nothing wrong")
+        return 0
+    streams = [name for feed in feeds for name in feed.graph.streams]
+    limits = Limits(stop_seconds, stuck_seconds)
+    with HeldSignals() as signals, serving(web, streams) as health:
+        to_build = [options for feed in feeds for options in feed_options(feed) if options.backend == "tensorrt"]
+        if to_build:
+            with signals.let_through():  # it may take minutes
+                for options in to_build:
+                    build_engine(options, quiet)
+        with loaded_networks(feeds), LiveStatus(quiet) as status:
+            check_outputs(feeds, verbose)
+
+            def watch(states: Sequence[Report]) -> None:
+                health.beat()
+                status.update(states)
+
+            ended, number = supervise(feeds, signals, limits, verbose=verbose, watch=watch)
+    return _reported(ended, number)
+
+
+def _reported(ended: Sequence[Report], number: int | None) -> int:
+    """A line for each feed, and the exit code."""
+    name = "" if number is None else f" by {signal.Signals(number).name}"
+    for one in ended:
+        _tell(one, name)
+    left = [one.state for one in ended if one.state.state in _NOT_OVER]
+    for state in left:
+        failure(f"feed '{state.name}': {state.reason}")
+    if number is not None:
+        failure(f"stopped{name}")
+    if left or any(one.state.state == "failed" for one in ended):
+        return 1
+    return 0 if number is None else 128 + number
+
+
+def _tell(one: Report, stopped_by: str) -> None:
+    state, totals = one.state, one.totals
+    why: str = state.state
+    if why in _NOT_OVER:
+        why = "not ended"
+    elif why == "stopped":
+        why += stopped_by
+    elif why == "failed":
+        why += f": {state.reason}"
+    _log.info(
+        "feed '%s': frames in %d, out %d, dropped %d, repeated %d; reconnects %d, restarts %d; %s",
+        state.name, totals.frames_in, totals.frames_out, totals.dropped, totals.repeated, totals.reconnects,
+        state.restarts, why, extra={**vars(totals), "restarts": state.restarts, "state": state.state},
+    )  # fmt: skip

@@ -1,0 +1,49 @@
+"""Signals that are waited for in the place of being handled."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+__all__ = ["HeldSignals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class HeldSignals:
+    """Holds SIGINT, SIGTERM and SIGHUP back while inside; for the main thread, before others are started.
+
+    BMF installs handlers of its own with every graph, which would end all graphs as if their videos were over. Threads
+    inherit what is held back, so none of them ever runs such a handler; `wait` takes the signals instead.
+    """
+
+    def __enter__(self) -> Self:
+        self._before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        return self
+
+    def wait(self, seconds: float) -> int | None:
+        """The next signal, if one comes in this time."""
+        found = signal.sigtimedwait(_SIGNALS, seconds)
+        return None if found is None else found.si_signo
+
+    @contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Signals are handled while inside, as they were before; no graph may exist then."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # BMF's are there now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

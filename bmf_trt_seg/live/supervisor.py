@@ -1,0 +1,259 @@
+"""Runs the graphs of many feeds beside each other: starts, watches, restarts and stops each without the others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from bmf_trt_seg import metrics
+from bmf_trt_seg.errors import GraphError, SegError
+from bmf_trt_seg.feed_states import FeedState, open_feed
+from bmf_trt_seg.graph import run_graph, whole_outputs
+from bmf_trt_seg.live.feeds import Feed
+from bmf_trt_seg.live.signals import HeldSignals
+from bmf_trt_seg.native_output import captured_output
+from bmf_trt_seg.retry import backoff_seconds
+from bmf_trt_seg.sources.urls import masked
+
+__all__ = ["Limits", "Report", "Totals", "supervise"]
+
+_PERIOD = 0.2
+_RAN_WELL_SECONDS = 30.0  # after which a failure is a new one
+_HURRY = 0.6  # of the time for stopping; frames on their way are given up then
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times in seconds."""
+
+    stop: float = 10.0
+    """How long feeds may take to end in good order."""
+    stuck: float = 30.0
+    """How long a feed may give no frame though its camera sends some."""
+
+
+@dataclass
+class Totals:
+    """Frames of a feed, over all its starts."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped: int = 0
+    repeated: int = 0
+    reconnects: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a feed is, or how it ended: by itself ('ended'), by us ('stopped'), or 'failed'."""
+
+    state: FeedState
+    totals: Totals
+
+
+@dataclass(eq=False)
+class _Run:
+    """A feed, in a thread of its own for as long as it is to be started again."""
+
+    feed: Feed
+    verbose: bool
+    stopping: threading.Event
+    state: FeedState = field(init=False)
+    graph_runs: bool = False
+    """Whether a graph exists; else it waits for its next start."""
+    began: float = 0.0
+    hang: str = ""
+    """Why its graph was asked to end, if it was for hanging."""
+    _before: Totals = field(default_factory=Totals)
+
+    def __post_init__(self) -> None:
+        self.state = open_feed(self.feed.name, self.feed.graph.streams)
+        self.thread = threading.Thread(target=self._run, name=f"live {self.feed.name}", daemon=True)
+
+    def totals(self) -> Totals:
+        """Of its starts before, and of this one."""
+        return self._before + (self._counts() if self.graph_runs else Totals())
+
+    def _counts(self) -> Totals:
+        totals = Totals()
+        for view in filter(None, map(metrics.view, self.feed.graph.streams)):
+            totals += Totals(
+                frames_in=view.frames_in,
+                frames_out=view.frames_out,
+                dropped=sum(part.dropped for part in view.parts),
+                repeated=sum(part.held for part in view.parts if part.role == "source"),
+                reconnects=sum(part.reconnects for part in view.parts if part.role == "source"),
+            )
+        return totals
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _run(self) -> None:
+        failures, name, restarts = 0, self.feed.name, self.feed.restarts
+        while not self.stopping.is_set():
+            self.began = time.monotonic()
+            failure = self._run_once()
+            seconds = time.monotonic() - self.began
+            if failure is None:
+                self.state.state, self.state.reason = "stopped" if self.stopping.is_set() else "ended", ""
+                return
+            self.state.reason = reason = masked(_in_words(failure))
+            if self.stopping.is_set() or not restarts.allowed:
+                _log.error("feed '%s': failed: %s", name, reason, extra={"state": "failed"})
+                self.state.state = "failed"
+                return
+            failures = 1 if seconds >= _RAN_WELL_SECONDS else failures + 1
+            wait = backoff_seconds(failures, restarts.backoff, restarts.backoff_max)
+            self.state.state = "restarting"
+            _log.error(
+                "feed '%s': failed, starts again in %.1f s: %s", name, wait, reason, extra={"state": "restarting"}
+            )
+            if not self.stopping.wait(wait):
+                self.state.restarts += 1
+        self.state.state = "stopped"
+
+    def _run_once(self) -> BaseException | None:
+        """Run its graph to its end; why that was none of its own."""
+        graph = self.feed.graph
+        self.hang = ""
+        for stream in graph.streams:
+            metrics.close_stream(stream)  # what the start before has counted is in the totals
+        self.graph_runs = True
+        self.state.state = "running"
+        try:
+            with whole_outputs(graph.content) if graph.writes_files else nullcontext(graph.content) as content:
+                run_graph(content, verbose=self.verbose)
+        except BaseException as error:  # a module may raise anything; one feed does not end the others
+            return error
+        finally:
+            self._before += self._counts()
+            self.graph_runs = False
+        if self.hang:
+            return GraphError(self.hang)
+        if graph.is_endless and not self.stopping.is_set():
+            return GraphError("its graph came to an end, though its input has none")
+        return None
+
+
+def _in_words(failure: BaseException) -> str:
+    """Its message; of what nobody raised on purpose, the type as well."""
+    return str(failure) if isinstance(failure, SegError) else f"{type(failure).__name__}: {failure}"
+
+
+@dataclass(eq=False)
+class _Watch:
+    """Looks at one running feed from outside."""
+
+    run: _Run
+    limits: Limits
+    began: float = 0.0
+    connected: bool = False
+    frames: int = -1
+    moved: float = 0.0
+    """When a frame came through last."""
+    arrived: int = 0
+    """How many frames had come in by then."""
+    stop_by: float | None = None
+    """When a feed that hangs should have ended."""
+
+    def is_beyond_help(self, now: float) -> bool:
+        """Note what has changed, and ask a feed that hangs to end; whether it did not in time."""
+        run = self.run
+        if not run.graph_runs:
+            self.stop_by = None
+            return False
+        if self.began != run.began:
+            self.began, self.connected, self.frames, self.stop_by = run.began, False, -1, None
+        source = next((one for name in run.feed.graph.streams if (one := metrics.stream(name, "source"))), None)
+        if source is not None and source.state == "up" and not self.connected:
+            self.connected = True
+            _log.info("feed '%s': connected", run.feed.name, extra={"state": "up"})
+        if self.stop_by is not None:
+            if now < self.stop_by:
+                return False
+            run.state.reason = f"{run.hang}; it could not be stopped in {self.limits.stop:g} s"
+            return True
+        frames = run.totals().frames_out
+        if source is None or frames != self.frames or source.state != "up":
+            self.frames, self.moved, self.arrived = frames, now, source.frames_in if source is not None else 0
+        elif now - self.moved > self.limits.stuck and source.frames_in > self.arrived:
+            reason = f"it hangs: no frame came out in {self.limits.stuck:g} s, though its camera sends"
+            _log.error("feed '%s': stuck: %s", run.feed.name, reason, extra={"state": "stuck"})
+            run.hang, run.state.state, run.state.reason = reason, "stuck", reason
+            self.stop_by = now + self.limits.stop
+            metrics.request_stop(run.feed.graph.streams)
+        return False
+
+
+def supervise(
+    feeds: Sequence[Feed],
+    signals: HeldSignals,
+    limits: Limits = Limits(),
+    *,
+    verbose: bool = False,
+    watch: Callable[[Sequence[Report]], None] | None = None,
+) -> tuple[list[Report], int | None]:
+    """Run feeds until all have ended or a signal comes; how each ended, and the signal.
+
+    watch is called every 0.2 s with how they are, in this thread. A feed whose state in the result is 'running' or
+    'stuck' could not be stopped, and says why in its reason: its thread is left behind, and so is its graph's. If one
+    hangs for good, the others are stopped, too.
+    """
+    stopping = threading.Event()
+    runs = [_Run(feed, verbose, stopping) for feed in feeds]
+    watches = [_Watch(run, limits) for run in runs]
+    lost: list[_Run] = []  # those that hang for good
+    number: int | None = None
+    stop_began = 0.0
+
+    def found() -> list[Report]:
+        return [Report(run.state, run.totals()) for run in runs]
+
+    with captured_output(not verbose):  # not given back and taken again by each feed: others print meanwhile
+        for run in runs:
+            run.thread.start()
+        while any(run.thread.is_alive() for run in runs):
+            came = signals.wait(_PERIOD)
+            now = time.monotonic()
+            if came is not None and number is not None:
+                _leave(runs, "it had not ended yet when a second signal came")
+                break
+            number = came if came is not None else number
+            if not stopping.is_set():
+                lost = [one.run for one in watches if one.is_beyond_help(now)]
+                if number is not None or lost:
+                    stopping.set()
+                    stop_began = now
+            if stopping.is_set():
+                if all(not run.thread.is_alive() or run in lost for run in runs):
+                    break
+                if now - stop_began > limits.stop:
+                    _leave([run for run in runs if run not in lost], f"it could not be stopped in {limits.stop:g} s")
+                    break
+                # every time, since graphs may have been about to start
+                _ask_to_end(runs, in_hurry=now - stop_began > limits.stop * _HURRY)
+            if watch is not None:
+                watch(found())
+    return found(), number
+
+
+def _leave(runs: Sequence[_Run], reason: str) -> None:
+    for run in runs:
+        if run.thread.is_alive():
+            run.state.reason = reason
+
+
+def _ask_to_end(runs: Sequence[_Run], in_hurry: bool) -> None:
+    """Ask sources to end, behind whose last frames the rest does; what has no source, and all in a hurry, itself."""
+    for run in runs:
+        streams = run.feed.graph.streams
+        has_source = any(metrics.stream(name, "source") for name in streams)
+        metrics.request_stop(streams, "source" if has_source and not in_hurry else None)

@@ -1,0 +1,1 @@
+"""A page to watch the streams of a running graph on: pictures, numbers, class shares."""

@@ -1,0 +1,155 @@
+"""`bmf-trt-seg live` as a process, asked and stopped by tests, and what it has left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+from prometheus_client.parser import text_string_to_metric_families
+
+PROGRAM = str(Path(sys.executable).with_name("bmf-trt-seg"))
+QUICK = {"connect_timeout": 3.0, "read_timeout": 3.0, "backoff": 0.1, "backoff_max": 0.2}
+"""Options of a feed that tests need not wait for."""
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What the condition gives, once that is something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come to that in time"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Live:
+    """A running program."""
+
+    process: subprocess.Popen[str]
+    errors: Path
+    url: str = ""
+    answers: list[str] = field(default_factory=list)
+
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it has said so far."""
+        lines = self.said().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def states(self, stream: str) -> list[str]:
+        """Those that the log has told of a feed."""
+        return [one["state"] for one in self.log() if one.get("stream") == stream and "state" in one]
+
+    def ask(self, page: str) -> str:
+        try:
+            with urllib.request.urlopen(f"{self.url}/{page}", timeout=10) as answer:
+                text: str = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode()
+        self.answers.append(text)
+        return text
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric's, or -1."""
+        for family in text_string_to_metric_families(self.ask("metrics")):
+            for sample in family.samples:
+                if sample.name == f"bmf_trt_seg_{name}" and labels.items() <= sample.labels.items():
+                    return float(sample.value)
+        return -1.0
+
+    def ready(self, stream: str) -> dict[str, Any]:
+        """What /readyz says of a stream."""
+        streams = json.loads(self.ask("readyz"))["streams"]
+        return next(one for one in streams if one["stream"] == stream)
+
+    def is_up(self, stream: str, frames: int = 5) -> bool:
+        return bool(self.ready(stream)["ready"]) and self.value("frames_out_total", stream=stream) >= frames
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 20.0) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def summary(self, stream: str) -> dict[str, Any]:
+        """The last line about a feed."""
+        return next(one for one in reversed(self.log()) if one.get("stream") == stream and "frames_in" in one)
+
+
+@contextmanager
+def live(
+    folder: Path, feeds: list[dict[str, Any]], *flags: object, defaults: dict[str, Any] | None = None, **variables: str
+) -> Iterator[Live]:
+    """Run feeds; the program is asked to stop at the end, unless it has ended."""
+    path, errors = folder / "feeds.json", folder / "errors.txt"
+    path.write_text(json.dumps({"defaults": {**QUICK, **(defaults or {})}, "feeds": feeds}))
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [PROGRAM, "live", str(path), "--web", ":0", "--log-format", "json", *map(str, flags)],
+            stdout=subprocess.DEVNULL, stderr=file, text=True, env={**os.environ, **variables},
+        )  # fmt: skip
+    run = Live(process, errors)
+    try:
+        run.url = until(lambda: re.search(r"http://[^/]+", run.said()) or process.poll() is not None)[0]
+        yield run
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def graph_file(path: Path, model: Path, **segment: Any) -> Path:
+    """A graph from a feed at ${URL} through a network into the file ${OUT}."""
+
+    def node(number: int, info: dict[str, str], option: dict[str, Any], takes: list[str], gives: list[str]) -> Any:
+        return {
+            "id": number, "scheduler": number, "module_info": info, "option": option,
+            "input_streams": [{"identifier": name} for name in takes],
+            "output_streams": [{"identifier": name} for name in gives],
+        }  # fmt: skip
+
+    ours = [
+        {"name": entry, "type": "python", "path": "", "entry": f"bmf_trt_seg.{entry}"}
+        for entry in ("sources.LiveSource", "module.SegmentModule")
+    ]
+    encoder = {
+        "output_path": "${OUT}", "loglevel": "error", "vsync": "passthrough", "r": "90000",
+        "in_time_base": "1,90000", "video_params": {"codec": "libx264", "preset": "ultrafast"},
+    }  # fmt: skip
+    nodes = [
+        node(0, ours[0], {"url": "${URL}"}, [], ["video:live"]),
+        node(1, ours[1], {"model": str(model), **segment}, ["video:live"], ["video:drawn"]),
+        node(2, {"name": "c_ffmpeg_encoder"}, encoder, ["video:drawn"], []),
+    ]
+    graph = {"option": {"scheduler_count": 3}, "input_streams": [], "output_streams": [], "nodes": nodes}
+    path.write_text(json.dumps(graph))
+    return path
+
+
+def frames_of(paths: list[Path]) -> int:
+    """How many pictures can be decoded from files, each of which has to be whole."""
+    frames = 0
+    for path in paths:
+        with av.open(str(path)) as container:
+            here = sum(1 for _ in container.decode(video=0))
+        assert here, f"{path.name} has no pictures"
+        frames += here
+    return frames
