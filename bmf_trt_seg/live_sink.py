@@ -133,9 +133,10 @@ class LiveSink(OurModule):
         if self._last_pts is not None and pts <= self._last_pts:
             self._counts.drop("out of order")
             return
-        arrived = arrived_at(self._options.name, pts)
+        now = time.monotonic()
+        arrived = arrived_at(self._options.name, pts, now)
         if arrived is not None:
-            self._counts.took("end_to_end", time.monotonic() - arrived)
+            self._counts.took("end_to_end", now - arrived)
         is_key = self._key_frames.is_due(pts)
         try:
             with self._counts.stage("encode", frame=self._counts.frames_in):

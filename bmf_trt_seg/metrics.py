@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from bisect import bisect_left
@@ -237,12 +238,14 @@ class StreamView:
 
 _streams: dict[tuple[str, Role], StreamMetrics] = {}
 _open: weakref.WeakSet[StreamMetrics] = weakref.WeakSet()
+_opening = threading.Lock()  # a set that grows cannot be gone through
 
 
 def open_stream(name: str, role: Role = "segment") -> StreamMetrics:
     """New counts under this name, in the place of older ones of the same role."""
     _streams[name, role] = opened = StreamMetrics(name, role)
-    _open.add(opened)
+    with _opening:
+        _open.add(opened)
     return opened
 
 
@@ -276,6 +279,8 @@ def views() -> list[StreamView]:
 
 def request_stop(names: Container[str] | None = None, role: Role | None = None) -> None:
     """Ask streams to end: those of these names and this role, or all; also where another has taken the name since."""
-    for metrics in list(_open):
+    with _opening:
+        found = list(_open)
+    for metrics in found:
         if (names is None or metrics.name in names) and role in (None, metrics.role):
             metrics.stop_requested = True

@@ -235,6 +235,14 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, defaults: Entry) -> None:
     assert "feed 'yard': option 'policy'" in str(raised.value)
 
 
+@pytest.mark.parametrize("url", ["rtsp:/anna:s3cret@camera/clip", "anna:s3cret@camera/clip"])
+def test_passwords_of_what_is_no_address_are_not_shown(cli: Cli, tmp_path: Path, defaults: Entry, url: str) -> None:
+    ended = cli("live", written(tmp_path / "feeds.json", [door(url=url)], defaults=defaults))
+    assert ended.code == 2
+    assert "***@camera/clip" in ended.err
+    assert "s3cret" not in ended.err
+
+
 def test_passwords_are_not_shown(cli: Cli, tmp_path: Path, defaults: Entry) -> None:
     secret = "rtmp://anna:s3cret@server/live"
     feeds = [

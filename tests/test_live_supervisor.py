@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import signal
 import threading
@@ -18,11 +20,12 @@ from bmf_trt_seg import feed_states, metrics
 from bmf_trt_seg.backends.onnxruntime import OnnxRuntimeBackend
 from bmf_trt_seg.backends.shared import shared_counts
 from bmf_trt_seg.live import supervisor
-from bmf_trt_seg.live.feeds import Feed, Restarts
+from bmf_trt_seg.live.feeds import Feed, Restarts, read_feeds
 from bmf_trt_seg.live.graphs import own_graph
 from bmf_trt_seg.live.networks import loaded_networks
 from bmf_trt_seg.live.signals import HeldSignals
 from bmf_trt_seg.live.supervisor import Limits, Report, supervise
+from bmf_trt_seg.live_outputs.encoder import Encoder
 
 HERE = Path(__file__).parent
 QUICK = Restarts(backoff=0.05, backoff_max=0.1)
@@ -98,6 +101,41 @@ def test_counts_go_on_over_restarts_and_nothing_of_a_failed_graph_stays(clip: Pa
     assert ended.state.state in ("stopped", "failed")
     assert ended.totals.frames_out >= 4 * 5 - 1
     assert not [thread for thread in threading.enumerate() if thread.name in ("feed bad", "live bad")]
+
+
+def test_frames_that_are_on_their_way_when_a_graph_fails_are_counted(
+    clip: Path, bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = Encoder.encode, itertools.count(1)
+
+    def failing(encoder: Encoder, frame: Any, *, is_key: bool) -> Any:
+        if next(calls) == 20:
+            raise RuntimeError("no more")
+        return encode(encoder, frame, is_key=is_key)
+
+    monkeypatch.setattr(Encoder, "encode", failing)
+    entry = {"name": "torn", "url": str(clip), "segment": {"model": str(bright)}, "restart": False}
+    outputs = [{"kind": "file", "path": str(tmp_path / "torn.mp4")}]
+    path = tmp_path / "feeds.json"
+    path.write_text(json.dumps({"feeds": [{**entry, "outputs": outputs}]}))
+    (ended,), _ = run(read_feeds(path))
+    totals = ended.totals
+    assert ended.state.state == "failed"
+    assert totals.frames_out >= 10
+    assert totals.dropped
+    assert totals.frames_in == totals.frames_out + totals.dropped
+
+
+def test_feeds_go_on_when_nobody_reads_what_is_told_of_them(clip: Path) -> None:
+    calls: list[int] = []
+
+    def watch(_: Sequence[Report]) -> None:
+        calls.append(1)
+        raise BrokenPipeError
+
+    held: Any = Signals(lambda: len(calls) >= 3)
+    (ended,), number = supervise([feed("unread", str(clip))], held, Limits(), watch=watch)
+    assert (ended.state.state, number) == ("stopped", 15)
 
 
 def test_a_stop_does_not_wait_for_the_next_start(clip: Path) -> None:

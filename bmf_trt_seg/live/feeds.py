@@ -165,7 +165,9 @@ def _feed(entry: dict[str, Any], subject: str, folder: Path, batch_size: int) ->
     validated(LiveSinkOptions, sink, subject)
     options = validated(LiveSinkOptions, {**sink, **camera.encoder}, f"{subject}, encoder")
     if not is_network(camera.url) and not Path(camera.url.removeprefix("file://")).is_file():
-        raise ConfigError(f"{subject}: option 'url': there is no file '{camera.url}', and it is no address")
+        # of an address with a mistake in it, nothing but what comes behind the password
+        _, login, rest = camera.url.rpartition("@")
+        raise ConfigError(f"{subject}: option 'url': there is no file '{login and '***@'}{rest}', and it is no address")
     source = {name: value for name, value in entry.items() if name in LiveOptions.model_fields}
     return Feed(camera.name, _checked(feed_graph(source, segment, options), subject), _restarts(camera))
 

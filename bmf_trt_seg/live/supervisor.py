@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import GraphError, SegError
@@ -49,6 +49,11 @@ class Totals:
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def all_accounted_for(self) -> Totals:
+        """Of a graph that is over: frames that were on their way through it, if it failed, are dropped too."""
+        on_their_way = max(0, self.frames_in + self.repeated - self.frames_out - self.dropped)
+        return replace(self, dropped=self.dropped + on_their_way)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class _Run:
         except BaseException as error:  # a module may raise anything; one feed does not end the others
             return error
         finally:
-            self._before += self._counts()
+            self._before += self._counts().all_accounted_for()
             self.graph_runs = False
         if self.hang:
             return GraphError(self.hang)
@@ -241,7 +246,8 @@ def supervise(
                 # every time, since graphs may have been about to start
                 _ask_to_end(runs, in_hurry=now - stop_began > limits.stop * _HURRY)
             if watch is not None:
-                watch(found())
+                with suppress(OSError):  # nobody reads what it prints any more, or that disk is full: feeds go on
+                    watch(found())
     return found(), number
 
 

@@ -92,6 +92,8 @@ class Encoder:
         unknown = sorted(set(stream.codec_context.options) & set(options.encoder_options))
         if unknown:  # FFmpeg leaves there what the encoder did not take
             raise ConfigError(f"encoder {options.codec} has no option '{unknown[0]}'")
+        if stream.codec_context.max_b_frames > 0 or stream.codec_context.has_b_frames:
+            raise ConfigError(f"encoder {options.codec} is told to make B-frames; live video has none: leave 'bf' out")
         self.description = b""
         """Of the streams, for outputs (see `stream_packets.described`); there once the first packet is."""
 

@@ -16,6 +16,7 @@ import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.garbage import collect_containers
 from bmf_trt_seg.live_outputs.options import FileOutput
 from bmf_trt_seg.live_outputs.target import LONGEST_INTERLEAVING, MuxedStreams, Target
 from bmf_trt_seg.outputs import check_writable, temporary_path
@@ -73,17 +74,16 @@ class FileTarget(Target):
         self._number = 0
 
     def check(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StreamError(f"'{self.name}' cannot be written: {error.strerror}") from error
+        self._make_folder()
         check_writable(Path(self._options.path))
         with contextlib.suppress(OSError):  # new files matter more than those of an earlier run
             self._rescue()
 
     def open(self, description: bytes) -> None:
         self._description = description
+        self._make_folder()  # it may have been deleted
         self._rescue()
+        self._delete_old()  # a full disk would else stay full: no file is finished on one
 
     def write(self, packet: StreamPacket) -> None:
         if packet.is_key and not packet.is_sound:
@@ -112,6 +112,12 @@ class FileTarget(Target):
                 else:
                     segment.path.unlink()
 
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StreamError(f"'{self.name}' cannot be written: {error.strerror}") from error
+
     def _new_segment(self, begin: int) -> _Segment:
         target = self._folder / f"{self._stem}-{self._now().strftime(_TIME)}{self._suffix}"
         return _Segment(target, self._format, self._muxing, self._description, begin)
@@ -127,6 +133,7 @@ class FileTarget(Target):
             raise
         self._publish(segment.path, segment.target)
         self._delete_old()
+        collect_containers()
 
     def _publish(self, temporary: Path, target: Path) -> None:
         """Rename; two files of one second get numbers."""

@@ -12,14 +12,17 @@ import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.garbage import collect_containers
 from bmf_trt_seg.live_outputs.options import HlsOutput
 from bmf_trt_seg.live_outputs.target import LONGEST_INTERLEAVING, MuxedStreams, Target
 from bmf_trt_seg.outputs import check_writable
-from bmf_trt_seg.stream_packets import StreamPacket
+from bmf_trt_seg.stream_packets import CLOCK, StreamPacket
 
 __all__ = ["HlsTarget"]
 
 _PLAYLIST = "index.m3u8"
+_LONGEST_GAP = round(10 / CLOCK)  # a longer one is closed up, or a segment, and with it all, would count as so long
+_CLOSED_GAP = round(0.04 / CLOCK)
 _OURS = re.compile(r"(segment(\d+)\.(ts|m4s)|init\.mp4|index\.m3u8)(\.tmp)?")
 
 
@@ -40,6 +43,7 @@ class HlsTarget(Target):
         self._container: Any = None
         self._streams: MuxedStreams | None = None
         self._begin: int | None = None
+        self._newest = 0
 
     def check(self) -> None:
         self._make_folder()
@@ -75,12 +79,17 @@ class HlsTarget(Target):
         if self._begin is None:
             if packet.is_sound or not packet.is_key:
                 return
-            self._begin = packet.pts
+            self._begin = self._newest = packet.pts
+        gap = packet.pts - self._newest
+        if gap > _LONGEST_GAP:
+            self._begin += gap - _CLOSED_GAP
+        self._newest = max(self._newest, packet.pts)
         self._streams.mux(packet, self._begin)
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+            collect_containers()
 
     def abort(self) -> None:
         with contextlib.suppress(OSError, av.error.FFmpegError, ValueError):

@@ -6,8 +6,6 @@ import collections
 import logging
 import threading
 
-import av.error
-
 from bmf_trt_seg.live_outputs.target import Target
 from bmf_trt_seg.metrics import OutputMetrics
 from bmf_trt_seg.retry import backoff_seconds
@@ -96,9 +94,9 @@ class Outlet:
             written = self.counts.packets_out
             try:
                 self._carry()
-            except (OSError, av.error.FFmpegError, ValueError) as error:
+            except Exception as error:  # of whatever kind: nobody else would ever start it again
                 failures = 1 if self.counts.packets_out > written else failures + 1
-                self._lost(masked(str(error)))
+                self._lost(masked(str(error) or type(error).__name__))
                 self._target.abort()
                 if self._wait_to_retry(backoff_seconds(failures, self._backoff, self._backoff_max)):
                     continue

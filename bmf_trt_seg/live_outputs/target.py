@@ -65,19 +65,19 @@ class MuxedStreams:
 
     def __init__(self, container: Any, description: bytes) -> None:
         self._container = container
-        self._templates = described_streams(description)
         self._video: Any = None
         self._sound: Any = None
         self.left_out = ""
         """What does not fit into the container, and why."""
-        for template in self._templates.streams:
-            if template.type == "video":
-                self._video = container.add_stream_from_template(template)
-                continue
-            try:
-                self._sound = container.add_stream_from_template(template)
-            except ValueError as error:
-                self.left_out = f'no sound: {error}; with "sound": "aac" there would be'
+        with described_streams(description) as templates:
+            for template in templates.streams:
+                if template.type == "video":
+                    self._video = container.add_stream_from_template(template)
+                    continue
+                try:
+                    self._sound = container.add_stream_from_template(template)
+                except ValueError as error:
+                    self.left_out = f'no sound: {error}; with "sound": "aac" there would be'
 
     def mux(self, packet: StreamPacket, begin: int) -> None:
         """Write a packet; times begin at `begin`. Sound of before is left out."""

@@ -17,8 +17,9 @@ import av
 import av.error
 
 from bmf_trt_seg import metrics
-from bmf_trt_seg.arrivals import forget, note_arrival
+from bmf_trt_seg.arrivals import behind_seconds, forget, note_arrival, note_taken
 from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.garbage import collect_containers
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.retry import backoff_seconds
 from bmf_trt_seg.sources.urls import is_network, masked
@@ -28,6 +29,10 @@ __all__ = ["CLOCK", "Feed", "Settings", "Stamped", "feed"]
 
 _ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
 _SOUND_WAITING = 1000  # packets, some 20 s; older ones are dropped
+_LARGEST_STEP_BACK = 1  # seconds, in the times of a stream; one that goes back further has begun anew
+_LARGEST_LEAP = 10  # seconds that they go on by more than has gone by; one that leaps further has begun anew
+_RATE_WEIGHT = 0.2  # of the newest time between two frames in their mean
+_LONGEST_PAUSE = 60.0  # seconds between two frames of a file; it goes on at once after a longer one
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +102,9 @@ class Feed:
                 return None
             stamped = self._waiting.popleft()
             self._changed.notify_all()
-        self.counts.took("queue", time.monotonic() - stamped.arrived)
+        now = time.monotonic()
+        note_taken(self._settings.name, stamped.pts, now)
+        self.counts.took("queue", now - stamped.arrived)
         return stamped
 
     def take_sound(self) -> list[SoundFormat | StreamPacket]:
@@ -132,8 +139,9 @@ class Feed:
             self._changed.notify_all()
 
     def _drop_late(self) -> None:
-        """Keep the newest frame, and older ones that are not too old."""
-        oldest = time.monotonic() - self._settings.max_latency
+        """Keep the newest frame, and older ones that will not be too old when the graph is through with them."""
+        settings = self._settings
+        oldest = time.monotonic() - max(0.0, settings.max_latency - behind_seconds(settings.name))
         while len(self._waiting) > 1 and self._waiting[0].arrived < oldest:
             self._waiting.popleft()
             self.counts.drop("late")
@@ -154,6 +162,7 @@ class Feed:
                     reason = masked(str(error))
                 if self._stop.is_set():
                     return
+                collect_containers()
                 failures = 1 if self.counts.frames_in > frames else failures + 1
                 self._lost(reason, failures)
                 if self.failure is not None:
@@ -188,7 +197,7 @@ class Feed:
                 raise ValueError("there is no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"  # frame threads would hold back as many frames as there are threads
-            if stream.average_rate:
+            if stream.average_rate and not self.counts.frames_in:
                 self.frame_seconds = float(1 / stream.average_rate)
             self._clock.start_over(self.frame_seconds)
             sound = next(iter(container.streams.audio), None)
@@ -229,6 +238,8 @@ class Feed:
             counts.last_frame_at = arrived
             counts.frames_in += 1
             stamped = Stamped(frame, self._clock.stamp(frame), arrived)
+            # cameras may say 25 a second and send one; what they say is but where it begins
+            self.frame_seconds += _RATE_WEIGHT * (self._clock.step_seconds(self.frame_seconds) - self.frame_seconds)
             note_arrival(settings.name, stamped.pts, arrived)
             self._waiting.append(stamped)
             if settings.drops:
@@ -291,6 +302,8 @@ class _Clock:
         self._begin: float | None = None
         self._last = -1
         self._first: tuple[Fraction, int] | None = None  # of a connection: the stream's time, and ours
+        self._newest = Fraction(0), 0  # of the frame before: the stream's time, and the moment
+        self._stream_step: float | None = None
         self._step = 1
 
     def start_over(self, frame_seconds: float) -> None:
@@ -306,15 +319,23 @@ class _Clock:
             if frame.pts is None or frame.time_base is None:
                 return self._after_last(now)
             time_of_frame = frame.pts * Fraction(frame.time_base)
-            if self._first is None:
+            step = float(time_of_frame - self._newest[0])
+            self._stream_step = step if self._first is not None and 0 < step <= _LONGEST_PAUSE else None
+            if self._first is None or self._has_begun_anew(time_of_frame, now, _LARGEST_STEP_BACK):
                 self._first = time_of_frame, max(now, self._last + self._step if self._last >= 0 else 0)
+                self._stream_step = None
+            self._newest = time_of_frame, now
             own, ours = self._first
             return self._after_last(ours + round((time_of_frame - own) / CLOCK))
 
+    def step_seconds(self, otherwise: float) -> float:
+        """From the frame before to the newest one, by the stream's times, if both belong together."""
+        return otherwise if self._stream_step is None else self._stream_step
+
     def of_sound(self, time_of_packet: Fraction) -> int | None:
-        """The time of sound of this connection; None before its first frame has come."""
+        """The time of sound of this connection; None before its first frame, or its first after a leap, has come."""
         with self._lock:
-            if self._first is None:
+            if self._first is None or self._has_begun_anew(time_of_packet, self._elapsed(), _LARGEST_LEAP):
                 return None
             own, ours = self._first
             pts = ours + round((time_of_packet - own) / CLOCK)
@@ -323,6 +344,11 @@ class _Clock:
     def now(self) -> int:
         with self._lock:
             return self._after_last(self._elapsed())
+
+    def _has_begun_anew(self, moment: Fraction, now: int, largest_step_back: int) -> bool:
+        """Whether the stream's times have, as they do when an encoder behind the same connection is started again."""
+        newest, then = self._newest
+        return moment < newest - largest_step_back or moment - newest - (now - then) * CLOCK > _LARGEST_LEAP
 
     def _elapsed(self) -> int:
         if self._begin is None:
@@ -339,13 +365,15 @@ class _Pace:
 
     def __init__(self) -> None:
         self._first: tuple[Fraction, float] | None = None
+        self._newest = Fraction(0)
 
     def wait(self, frame: av.VideoFrame, stop: threading.Event) -> bool:
         """Wait until a frame is due; whether it is to be shown at all."""
         if frame.pts is None or frame.time_base is None:
             return not stop.is_set()
         time_of_frame = frame.pts * Fraction(frame.time_base)
-        if self._first is None:
+        if self._first is None or not -_LARGEST_STEP_BACK <= time_of_frame - self._newest <= _LONGEST_PAUSE:
             self._first = time_of_frame, time.monotonic()
+        self._newest = time_of_frame
         due = self._first[1] + float(time_of_frame - self._first[0])
         return not stop.wait(max(0.0, due - time.monotonic()))

@@ -10,10 +10,12 @@ import pytest
 import rtsp
 from sink_runs import (
     Camera,
+    between,
     file_output,
     hls_output,
     push_output,
     running,
+    running_graph,
     sink_graph,
 )
 
@@ -31,6 +33,30 @@ def test_latency_is_measured_from_the_packets_arrival(camera: Camera, tmp_path: 
     assert 0 < times.total / run.counts.frames_in < 0.2
     (view,) = (view for view in metrics.views() if view.name == "latency")
     assert [part.role for part in view.parts] == ["source", "sink"]
+
+
+def test_what_the_graph_takes_counts_towards_the_longest_latency(camera: Camera, tmp_path: Path) -> None:
+    """Frames that would come too late at the encoder are dropped before they go into a graph that is too slow."""
+    options = {"policy": "latest", "max_latency_ms": 400}
+    module = {
+        "name": "slow",
+        "type": "python",
+        "path": str(Path(__file__).parents[1]),
+        "entry": "slow_module.SlowModule",
+    }
+    graph = between(sink_graph("late", camera().url, [file_output(tmp_path)], **options), module, {"seconds": 0.1})
+    for node in graph["nodes"]:
+        node["meta_info"] = {"queue_length_limit": 1}
+    with running_graph("late", graph) as run:
+        run.gets(40, 15)
+        run.stop()
+    times = run.counts.stages["end_to_end"]
+    in_time = sum(count for bound, count in zip(times.bounds, times.counts, strict=False) if bound <= 0.5)
+    assert in_time >= 0.7 * sum(times.counts), times.counts
+    source = metrics.stream("late", "source")
+    assert source is not None
+    assert source.dropped_for["late"] > 20
+    assert source.frames_in == run.counts.frames_in + source.dropped
 
 
 @pytest.mark.parametrize(

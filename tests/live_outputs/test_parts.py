@@ -14,11 +14,13 @@ import pytest
 import rtsp
 from sink_runs import until
 
-from bmf_trt_seg import arrivals, metrics
-from bmf_trt_seg.errors import FrameError
-from bmf_trt_seg.live_outputs.encoder import Encoder, KeyFrames, PictureFormat
+from bmf_trt_seg import arrivals, garbage, metrics
+from bmf_trt_seg.errors import ConfigError, FrameError
+from bmf_trt_seg.live_outputs.encoder import Encoder, KeyFrames, PictureFormat, check_encoder
+from bmf_trt_seg.live_outputs.files import FileTarget
+from bmf_trt_seg.live_outputs.hls import HlsTarget
 from bmf_trt_seg.live_outputs.interleave import Interleaver
-from bmf_trt_seg.live_outputs.options import LiveSinkOptions
+from bmf_trt_seg.live_outputs.options import FileOutput, HlsOutput, LiveSinkOptions
 from bmf_trt_seg.live_outputs.outlet import Outlet
 from bmf_trt_seg.live_outputs.sound import SoundEncoder
 from bmf_trt_seg.live_outputs.target import Target
@@ -126,18 +128,19 @@ class Place(Target):
         self.written: list[StreamPacket] = []
         self.calls: list[str] = []
         self.fails = False
+        self.failure: Exception = OSError("no place")
         self.gate = threading.Event()
         self.gate.set()
 
     def open(self, description: bytes) -> None:
         self.calls.append("open")
         if self.fails:
-            raise OSError("no place")
+            raise self.failure
 
     def write(self, packet: StreamPacket) -> None:
         self.gate.wait(10)
         if self.fails:
-            raise OSError("no place")
+            raise self.failure
         self.written.append(packet)
 
     def close(self) -> None:
@@ -220,6 +223,53 @@ def test_a_place_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.text.count("away: no place") == 1
 
 
+def test_a_place_that_fails_in_a_way_nobody_thought_of_is_tried_again() -> None:
+    place = Place()
+    place.failure = RuntimeError("no idea")
+    place.fails = True
+    outlet = Outlet(place, 0.01, 0.02)
+    outlet.start(b"")
+    until(lambda: place.calls.count("open") > 1)
+    assert (outlet.counts.state, outlet.counts.last_error) == ("away", "no idea")
+    place.fails = False
+    until(lambda: outlet.counts.state == "up")
+    outlet.put(picture(0, True))
+    ended(outlet)
+    assert place.written == [picture(0, True)]
+
+
+def test_files_are_deleted_also_where_none_can_be_finished(tmp_path: Path) -> None:
+    old = [tmp_path / f"door-20261121T19000{number}.mp4" for number in range(3)]
+    for path in old:
+        path.write_bytes(b"x")
+    FileTarget(FileOutput(kind="file", path=str(tmp_path / "door.mp4"), keep_segments=1)).open(b"")
+    assert [path.exists() for path in old] == [False, False, True]
+
+
+def test_a_pause_is_no_long_segment_of_a_playlist(tmp_path: Path) -> None:
+    encoder = Encoder(options(gop_seconds=1), PictureFormat(160, 96, "yuv420p", 1, 1), SoundFormat())
+    target = HlsTarget(HlsOutput(kind="hls", path=str(tmp_path), segment_seconds=1, list_size=0))
+    for number in [*range(50), *range(90_000, 90_050)]:  # an hour later
+        frame = av.VideoFrame(160, 96, "yuv420p")
+        frame.pts, frame.time_base = number * STEP, CLOCK
+        for packet in encoder.encode(frame, is_key=number % 25 == 0):
+            if not number:
+                target.open(encoder.description)
+            target.write(packet)
+    target.close()
+    lengths = [line for line in (tmp_path / "index.m3u8").read_text().splitlines() if line.startswith("#EXTINF")]
+    assert len(lengths) == 4
+    assert all(0.9 < float(line.partition(":")[2].strip(",")) < 1.1 for line in lengths)
+
+
+def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+    target = FileTarget(FileOutput(kind="file", path=str(tmp_path / "gone" / "door.mp4")))
+    target.check()
+    (tmp_path / "gone").rmdir()
+    target.open(b"")
+    assert (tmp_path / "gone").is_dir()
+
+
 def test_a_place_that_hangs_is_given_up() -> None:
     place = Place()
     outlet = Outlet(place, 0.01, 0.02)
@@ -253,15 +303,42 @@ def test_waits_double_up_to_the_longest() -> None:
 
 def test_arrivals_are_told_once_and_do_not_pile_up() -> None:
     arrivals.note_arrival("door", 100, 1.5)
-    assert arrivals.arrived_at("yard", 100) is None
-    assert arrivals.arrived_at("door", 100) == 1.5
-    assert arrivals.arrived_at("door", 100) is None
+    assert arrivals.arrived_at("yard", 100, 2.0) is None
+    assert arrivals.arrived_at("door", 100, 2.0) == 1.5
+    assert arrivals.arrived_at("door", 100, 2.0) is None
     for pts in range(5000):
         arrivals.note_arrival("door", pts, 0.0)
-    assert arrivals.arrived_at("door", 0) is None
-    assert arrivals.arrived_at("door", 4999) == 0.0
+        arrivals.note_taken("door", pts, 0.0)
+    assert arrivals.arrived_at("door", 0, 2.0) is None
+    assert arrivals.arrived_at("door", 4999, 2.0) == 0.0
     arrivals.forget("door")
-    assert arrivals.arrived_at("door", 4998) is None
+    assert arrivals.arrived_at("door", 4998, 2.0) is None
+    assert arrivals.behind_seconds("door") == 0.0
+
+
+def test_what_the_graph_takes_is_that_of_the_slowest_of_the_last_frames() -> None:
+    found = []
+    for pts, seconds in enumerate([0.1, 0.4, *[0.1] * 40]):
+        arrivals.note_arrival("door", pts, 10.0 * pts)
+        arrivals.note_taken("door", pts, 10.0 * pts + 5)
+        arrivals.arrived_at("door", pts, 10.0 * pts + 5 + seconds)
+        found.append(arrivals.behind_seconds("door"))
+    arrivals.forget("door")
+    assert found[:3] == pytest.approx([0.1, 0.4, 0.36])
+    assert found[-1] == pytest.approx(0.1)
+    assert all(later <= earlier + 1e-9 for earlier, later in zip(found[1:], found[2:], strict=False))
+
+
+def test_closed_containers_do_not_wait_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[float] = []
+    now = [1000.0]
+    monkeypatch.setattr(garbage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(garbage, "_collected_at", 1000.0)
+    monkeypatch.setattr(garbage.gc, "collect", lambda: collected.append(now[0]))
+    for moment in (1010.0, 1060.0, 1061.0, 1119.0, 1120.5):
+        now[0] = moment
+        garbage.collect_containers()
+    assert collected == [1060.0, 1120.5]
 
 
 def test_packets_go_through_a_pipe() -> None:
@@ -307,6 +384,12 @@ def test_pictures_come_out_at_once_with_key_frames_where_they_should_be(codec: s
     (stream,) = described_streams(encoder.description).streams
     assert stream.codec_context.color_range == 1
     assert stream.codec_context.colorspace == 1
+
+
+@pytest.mark.parametrize("given", [{"bf": "2"}, {"x264-params": "bframes=2"}])
+def test_b_frames_which_no_output_could_write_are_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="B-frames"):
+        check_encoder(options(encoder_options=given))
 
 
 def test_another_size_is_refused_in_one_line() -> None:

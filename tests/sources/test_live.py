@@ -514,6 +514,12 @@ def test_sigterm_ends_the_process_though_the_camera_is_frozen(camera: Camera) ->
         "https://host/live.m3u8?n=1&token=s3cret",
         "[Errno 5] Input/output error: 'rtsp://anna:s3cret@host/clip'",
         "rtsp://a:s3cret@host/1 and rtsp://b:s3cret@host/2",
+        "rtsp:/anna:s3cret@host/clip",
+        "rtmp://host/live2/s3cret",
+        "rtmps://host/app/instance/s3cret?x=1",
+        "rtsp://host/user=x_password=s3cret_channel=1_stream=0.sdp",
+        "srt://host:9000?mode=caller&passphrase=s3cret",
+        "https://host/x?access_token=s3cret&api_key=s3cret&X-Amz-Signature=s3cret&loginpas=s3cret",
     ],
 )
 def test_addresses_are_shown_without_credentials(url: str) -> None:
@@ -524,7 +530,13 @@ def test_addresses_are_shown_without_credentials(url: str) -> None:
         assert "host" in shown
 
 
-@pytest.mark.parametrize("url", ["rtsp://host:554/a", "http://[::1]/x?n=1", "clip.mp4", "/a/b@c.mp4", "mail a@b.c"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://host:554/a", "rtsp://host/cam?channel=1&subtype=0", "rtmp://host/live", "http://[::1]/x?n=1", "clip.mp4",
+        "/a/b@c.mp4", "mail a@b.c",
+    ],
+)  # fmt: skip
 def test_what_has_no_credentials_is_shown_as_it_is(url: str) -> None:
     assert masked(url) == url
 
