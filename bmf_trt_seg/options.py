@@ -156,9 +156,15 @@ class LiveOptions(Strict):
     backoff: float = pydantic.Field(0.5, gt=0, le=60, description="Seconds before the first new attempt; then doubled.")
     backoff_max: float = pydantic.Field(30.0, gt=0, le=3600, description="Most seconds between two attempts.")
     policy: Literal["latest", "all"] = pydantic.Field(
-        "latest", description="latest: frames that wait longer than max_latency_ms are dropped; all: none is."
+        "latest", description="latest: frames that would be older than max_latency_ms are dropped; all: none is."
     )
-    max_latency_ms: int = pydantic.Field(500, ge=1, le=60000, description="Longest wait of a frame with policy latest.")
+    max_latency_ms: int = pydantic.Field(
+        500,
+        ge=1,
+        le=60000,
+        description="Longest time from a frame's arrival to the encoder with policy latest, as far as a LiveSink of the "
+        "same name tells how long the graph takes; else to the graph.",
+    )
     absence: Literal["hold", "pause"] = pydantic.Field(
         "hold", description="While it is away: hold goes on with the last frame, marked; pause sends nothing."
     )

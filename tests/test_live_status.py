@@ -13,6 +13,7 @@ from bmf_trt_seg.cli import live_status
 from bmf_trt_seg.cli.live_status import LiveStatus
 from bmf_trt_seg.feed_states import FeedState
 from bmf_trt_seg.live.supervisor import Report, Totals
+from bmf_trt_seg.metrics import OutputMetrics
 
 
 class Terminal(io.StringIO):
@@ -36,6 +37,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def feeds(frames: int) -> list[Report]:
     metrics.open_stream("door", "source").state = "up"
     metrics.open_stream("yard", "source").state = "away"
+    metrics.open_stream("door", "sink").outputs = [
+        OutputMetrics("door.mp4", "file", "up"),
+        OutputMetrics("rtmp://192.0.2.1/live/key", "push", "away"),
+    ]
     running = [FeedState(name, (name,), "running") for name in ("door", "yard")]
     return [
         Report(running[0], Totals(frames + 5, frames, 5)),
@@ -57,10 +62,10 @@ def test_a_table_that_is_drawn_over_itself(
         assert shown.count("feed  state") == 2, "once a second"
         rows = shown.rpartition("\x1b[J")[2].splitlines()
         assert [row.split() for row in rows] == [
-            ["feed", "state", "fps", "in", "out", "dropped", "repeated", "reconnects", "restarts"],
-            ["door", "up", "25.0", "55", "50", "5", "0", "0", "0"],
-            ["yard", "away", "0.0", "10", "10", "0", "3", "2", "0"],
-            ["gate", "restarting", "0.0", "0", "0", "0", "0", "0", "4"],
+            ["feed", "state", "fps", "in", "out", "dropped", "repeated", "reconnects", "restarts", "outputs"],
+            ["door", "up", "25.0", "55", "50", "5", "0", "0", "0", "1/2"],
+            ["yard", "away", "0.0", "10", "10", "0", "3", "2", "0", "0/0"],
+            ["gate", "restarting", "0.0", "0", "0", "0", "0", "0", "4", "0/0"],
         ]
         assert shown.count("\x1b[4A\r\x1b[J") == 1
         with caplog.at_level("WARNING", "bmf_trt_seg"):
@@ -89,7 +94,8 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str], clock: list[flo
             clock[0] += 1
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        f"1 of 3 feeds up, 'yard' is away, 'gate' is restarting; 25.0 frames a second, {frames} in all, 5 dropped"
+        f"1 of 3 feeds up, 'yard' is away, 'gate' is restarting, 'rtmp://192.0.2.1/live/***' of 'door' is away; "
+        f"25.0 frames a second, {frames} in all, 5 dropped"
         for frames in (260, 510)
     ]
 

@@ -14,12 +14,14 @@ from typing_extensions import Self
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.live.supervisor import Report
+from bmf_trt_seg.metrics import OutputMetrics
+from bmf_trt_seg.sources.urls import masked
 
 __all__ = ["LiveStatus"]
 
 _TABLE_SECONDS, _LINE_SECONDS = 1.0, 10.0
 _RATE_SECONDS = 5.0  # over which frames a second are counted
-_HEAD = ("feed", "state", "fps", "in", "out", "dropped", "repeated", "reconnects", "restarts")
+_HEAD = ("feed", "state", "fps", "in", "out", "dropped", "repeated", "reconnects", "restarts", "outputs")
 
 
 class LiveStatus:
@@ -104,10 +106,17 @@ def _state(feed: Report) -> str:
     return next((view.state for view in views if view.state is not None), "starting")
 
 
+def _outputs(feed: Report) -> list[OutputMetrics]:
+    sinks = (metrics.stream(name, "sink") for name in feed.state.streams)
+    return [output for sink in sinks if sink is not None for output in sink.outputs]
+
+
 def _row(feed: Report, rate: float) -> tuple[str, ...]:
     totals = feed.totals
     counts = (totals.frames_in, totals.frames_out, totals.dropped, totals.repeated, totals.reconnects)
-    return feed.state.name, _state(feed), f"{rate:.1f}", *map(str, counts), str(feed.state.restarts)
+    outputs = _outputs(feed)
+    working = f"{sum(one.state == 'up' for one in outputs)}/{len(outputs)}"
+    return feed.state.name, _state(feed), f"{rate:.1f}", *map(str, counts), str(feed.state.restarts), working
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -119,6 +128,12 @@ def _line(feeds: Sequence[Report], rates: Sequence[float]) -> str:
     states = [_state(one) for one in feeds]
     others = "".join(
         f", '{one.state.name}' is {state}" for one, state in zip(feeds, states, strict=True) if state != "up"
+    )
+    others += "".join(
+        f", '{masked(output.name)}' of '{one.state.name}' is {output.state}"
+        for one in feeds
+        for output in _outputs(one)
+        if output.state == "away"
     )
     frames, dropped = sum(one.totals.frames_out for one in feeds), sum(one.totals.dropped for one in feeds)
     return (

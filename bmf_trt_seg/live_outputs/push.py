@@ -21,13 +21,14 @@ from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.live_outputs.options import PushOutput
 from bmf_trt_seg.live_outputs.target import Target
 from bmf_trt_seg.sources.urls import masked
-from bmf_trt_seg.stream_packets import StreamPacket
+from bmf_trt_seg.stream_packets import CLOCK, StreamPacket
 
 __all__ = ["PushTarget"]
 
 _NOTE = b"note: "
 _PROGRAM = "import sys; del sys.path[0]; from bmf_trt_seg.live_outputs.pusher import main; main()"
 _END_SECONDS = 2.0
+_LONGEST_SECONDS = 20 * 24 * 3600  # FLV's times, 31 bits of milliseconds, go back to 0 after 24.8 days
 
 
 class PushTarget(Target):
@@ -42,6 +43,7 @@ class PushTarget(Target):
         self.name = masked(options.url)
         self._process: subprocess.Popen[bytes] | None = None
         self._is_interrupted = False
+        self._begin: int | None = None
 
     def check(self) -> None:
         scheme = self._options.url.partition("://")[0].lower()
@@ -56,7 +58,7 @@ class PushTarget(Target):
             pass  # it is there, and wants an address
 
     def open(self, description: bytes) -> None:
-        options = self._options
+        options, self._begin = self._options, None
         order = {
             "url": options.url,
             "connect_timeout": options.connect_timeout,
@@ -87,6 +89,10 @@ class PushTarget(Target):
 
     def write(self, packet: StreamPacket) -> None:
         assert self._process is not None
+        if self._begin is None:
+            self._begin = packet.pts
+        if (packet.pts - self._begin) * CLOCK > _LONGEST_SECONDS:
+            raise OSError(f"it was connected for {_LONGEST_SECONDS // 86400} days, and is connected anew")
         with self._failing():
             stdin = _pipes(self._process)[0]
             packet.write(stdin)

@@ -6,6 +6,7 @@ import io
 import threading
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import beeps
@@ -20,8 +21,9 @@ from bmf_trt_seg.live_outputs.encoder import Encoder, KeyFrames, PictureFormat, 
 from bmf_trt_seg.live_outputs.files import FileTarget
 from bmf_trt_seg.live_outputs.hls import HlsTarget
 from bmf_trt_seg.live_outputs.interleave import Interleaver
-from bmf_trt_seg.live_outputs.options import FileOutput, HlsOutput, LiveSinkOptions
+from bmf_trt_seg.live_outputs.options import FileOutput, HlsOutput, LiveSinkOptions, PushOutput
 from bmf_trt_seg.live_outputs.outlet import Outlet
+from bmf_trt_seg.live_outputs.push import PushTarget
 from bmf_trt_seg.live_outputs.sound import SoundEncoder
 from bmf_trt_seg.live_outputs.target import Target
 from bmf_trt_seg.retry import backoff_seconds
@@ -327,6 +329,17 @@ def test_what_the_graph_takes_is_that_of_the_slowest_of_the_last_frames() -> Non
     assert found[:3] == pytest.approx([0.1, 0.4, 0.36])
     assert found[-1] == pytest.approx(0.1)
     assert all(later <= earlier + 1e-9 for earlier, later in zip(found[1:], found[2:], strict=False))
+
+
+def test_a_server_is_connected_anew_before_its_clock_is_full() -> None:
+    pushed = PushTarget(PushOutput(kind="push", url="rtmp://127.0.0.1:9/live/x"))
+    pipe = io.BytesIO()
+    pushed._process = SimpleNamespace(stdin=pipe, stdout=pipe)  # type: ignore[assignment]
+    day = 24 * 3600 * 90000
+    for days in (3, 4, 23):
+        pushed.write(StreamPacket(b"x", days * day))
+    with pytest.raises(OSError, match="connected for 20 days, and is connected anew"):
+        pushed.write(StreamPacket(b"x", 23 * day + 90000))
 
 
 def test_closed_containers_do_not_wait_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
