@@ -64,6 +64,7 @@ class FileTarget(Target):
         self._folder, self._stem, self._suffix = path.parent, path.stem, path.suffix
         self._format, self._muxing = _FORMATS[path.suffix.lower()]
         self._ticks = segment_ticks(options.segment_seconds)
+        self.idle_seconds = options.segment_seconds + 1.0  # whatever comes then is of another segment
         self._finished = re.compile(rf"{re.escape(self._stem)}-(\d{{8}}T\d{{6}})(-\d+)?{re.escape(self._suffix)}")
         self._unfinished = re.compile(
             rf"\.({re.escape(self._stem)}-\d{{8}}T\d{{6}}(?:-\d+)?)\.\d+\.part{re.escape(self._suffix)}"
@@ -97,6 +98,10 @@ class FileTarget(Target):
                 self.tell(self._segment.left_out)
         if self._segment is not None:
             self._segment.write(packet)
+
+    def idle(self) -> None:
+        """The camera is away: what there is until then should not wait for its return."""
+        self._finish_segment()
 
     def close(self) -> None:
         self._finish_segment()

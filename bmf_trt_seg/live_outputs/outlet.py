@@ -116,17 +116,20 @@ class Outlet:
             counts.reconnects += 1
             _log.warning("output '%s': back", counts.name, extra={"state": "up", "reconnects": counts.reconnects})
         counts.state = "up"
-        while (packet := self._next()) is not None:
-            self._in_hand = True
-            target.write(packet)
-            self._in_hand = False
-            counts.packets_out += 1
+        while True:
+            with self._changed:
+                something = self._changed.wait_for(lambda: self._waiting or self._finishing, target.idle_seconds)
+                packet = self._waiting.popleft() if self._waiting else None
+            if packet is not None:
+                self._in_hand = True
+                target.write(packet)
+                self._in_hand = False
+                counts.packets_out += 1
+            elif something:
+                break
+            else:
+                target.idle()
         target.close()
-
-    def _next(self) -> StreamPacket | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._finishing)
-            return self._waiting.popleft() if self._waiting else None
 
     def _lost(self, reason: str) -> None:
         counts = self.counts

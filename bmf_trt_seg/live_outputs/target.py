@@ -29,6 +29,8 @@ class Target(abc.ABC):
     """How much may wait for it."""
     takes_while_opening: bool
     """Whether packets wait until it is open; else they are dropped, as they would come too late."""
+    idle_seconds: float | None = None
+    """After how long without a packet it wants to know; None: never."""
 
     _has_told = False
 
@@ -47,6 +49,9 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def write(self, packet: StreamPacket) -> None: ...
+
+    def idle(self) -> None:  # noqa: B027 (most have nothing to complete)
+        """Nothing has come for `idle_seconds`: what was written so far may be completed."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -264,6 +264,30 @@ def test_a_pause_is_no_long_segment_of_a_playlist(tmp_path: Path) -> None:
     assert all(0.9 < float(line.partition(":")[2].strip(",")) < 1.1 for line in lengths)
 
 
+def test_a_recording_does_not_wait_for_a_camera_to_come_back(tmp_path: Path) -> None:
+    encoder = Encoder(options(gop_seconds=1), PictureFormat(160, 96, "yuv420p", 1, 1), SoundFormat())
+    target = FileTarget(FileOutput(kind="file", path=str(tmp_path / "door.mkv"), segment_seconds=1))
+    target.idle_seconds = 0.1
+    outlet = Outlet(target, 0.01, 0.02)
+    for number in [*range(5), *range(50, 55)]:
+        if number == 50:
+            until(lambda: list(tmp_path.glob("door-*.mkv")))
+        frame = av.VideoFrame(160, 96, "yuv420p")
+        frame.pts, frame.time_base = number * STEP, CLOCK
+        for packet in encoder.encode(frame, is_key=number % 25 == 0):
+            if not number:
+                outlet.start(encoder.description)
+            outlet.put(packet)
+    outlet.finish()
+    assert outlet.join(5)
+    assert not list(tmp_path.glob(".*"))
+    assert outlet.counts.packets_out == 10
+    for path in tmp_path.iterdir():
+        with av.open(str(path)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 5
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     target = FileTarget(FileOutput(kind="file", path=str(tmp_path / "gone" / "door.mp4")))
     target.check()
