@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,9 @@ check: $(VENV)/ready-for-tests ## lint, formatting and types
 
 bench: $(VENV)/ready ## measure the pipeline against a plain loop and a bare transcode
 	@$(BIN)/python benchmarks/cpu.py
+
+docs: $(VENV)/ready-for-tests ## build the documentation as a site, with Python 3.11 or later: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo 'build/site/index.html'
 
 clean: ## remove what was set up and made here
 	rm -rf $(VENV) demo/out tests/.cache build dist *.egg-info

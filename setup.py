@@ -10,6 +10,21 @@ version = next(
     if line.startswith("__version__")
 )
 
+docs = [  # wants Python 3.11
+    "mkdocs==1.6.1; python_version >= '3.11'",
+    "mkdocs-material==9.8.1; python_version >= '3.11'",
+    "mkdocstrings==1.0.8; python_version >= '3.11'",
+    "mkdocstrings-python==2.0.11; python_version >= '3.11'",
+]
+
+export = [
+    "onnxscript>=0.2",
+    "safetensors>=0.4",
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "transformers>=4.40",
+]
+
 setup(
     name="bmf-trt-seg",
     version=version,
@@ -37,12 +52,19 @@ setup(
         "typing-extensions>=4.10",
     ],
     extras_require={
+        "docs": docs,
+        "eval": ["torchmetrics>=1.4"],
+        "export": export,
         "live": ["prometheus-client>=0.20"],
         "nvdec": ["PyNvVideoCodec>=2.0", "torch>=2.4"],
+        "plots": ["matplotlib>=3.8"],
         "pytorch": ["torch>=2.4"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=8.6", "torch>=2.4"],
         "test": [
+            *docs,
+            *export,
             "ai-edge-litert>=1.2",
+            "matplotlib>=3.8",
             "mypy>=1.10",
             "prometheus-client>=0.20",
             "psutil>=5.9",
@@ -51,6 +73,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "tensorrt-rtx-cu13>=1.2",  # builds engines on machines without a GPU
+            "torchmetrics>=1.4",
         ],
     },
     entry_points={"console_scripts": ["bmf-trt-seg = bmf_trt_seg.cli.main:main"]},

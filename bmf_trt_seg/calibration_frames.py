@@ -1,4 +1,4 @@
-"""Pictures to calibrate INT8 on: frames of a video, or a folder of pictures, as the network takes them."""
+"""Pictures to calibrate INT8 on, or to compare networks on: frames of a video, or a folder of pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bmf_trt_seg.pictures import PICTURE_SUFFIXES, read_picture
 from bmf_trt_seg.preprocess import Preprocess
 from bmf_trt_seg.spec import InputSpec
 
-__all__ = ["calibration_data"]
+__all__ = ["calibration_data", "sample"]
 
 
 def calibration_data(source: Path, spec: InputSpec, count: int = 128) -> CalibrationData:
@@ -28,22 +28,10 @@ def calibration_data(source: Path, spec: InputSpec, count: int = 128) -> Calibra
 
     Raises StreamError if there is nothing to read, and ConfigError for a folder without pictures.
     """
-    if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-        if not files:
-            raise ConfigError(
-                f"'{source}' has no pictures to calibrate on; pictures end in {', '.join(sorted(PICTURE_SUFFIXES))}"
-            )
-        paths = [files[index] for index in _spread(len(files), count)]
-    else:
-        probe_video(source)
-        paths = [source]
-
-    def frames() -> Iterator[FramePlanes]:
-        return _frames_of(source, count) if source.is_file() else map(read_picture, paths)
+    paths = _files(source, count, "pictures to calibrate on")
 
     def batches(batch_size: int) -> Iterator[npt.NDArray[np.generic]]:
-        preprocess, left = Preprocess(spec), frames()
+        preprocess, left = Preprocess(spec), _frames(source, paths, count)
         first: FramePlanes | None = None
         while batch := list(itertools.islice(left, batch_size)):
             first = first or batch[0]
@@ -52,6 +40,26 @@ def calibration_data(source: Path, spec: InputSpec, count: int = 128) -> Calibra
             yield preprocess([*batch, *[batch[-1]] * (batch_size - len(batch))])
 
     return CalibrationData(_identity(paths, spec, count), batches, str(source), count)
+
+
+def sample(source: Path, count: int) -> Iterator[FramePlanes]:
+    """At most `count` pictures, spread evenly over a video or a folder, R'G'B'. Raises as `calibration_data` does."""
+    return _frames(source, _files(source, count, "pictures in it"), count)
+
+
+def _files(source: Path, count: int, wanted: str) -> list[Path]:
+    """The video, or the pictures of a folder that are to be read."""
+    if not source.is_dir():
+        probe_video(source)
+        return [source]
+    files = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    if not files:
+        raise ConfigError(f"'{source}' has no {wanted}; pictures end in {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return [files[index] for index in _spread(len(files), count)]
+
+
+def _frames(source: Path, paths: list[Path], count: int) -> Iterator[FramePlanes]:
+    return _frames_of(source, count) if source.is_file() else map(read_picture, paths)
 
 
 def _identity(paths: list[Path], spec: InputSpec, count: int) -> str:

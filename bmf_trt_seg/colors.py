@@ -9,7 +9,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Matrix", "Range", "default_palette", "parse_hex", "rgb_to_ycbcr", "ycbcr_to_rgb_matrix"]
+__all__ = [
+    "Matrix",
+    "Range",
+    "default_palette",
+    "parse_hex",
+    "rgb_to_ycbcr",
+    "rgb_to_ycbcr_matrix",
+    "ycbcr_to_rgb_matrix",
+]
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 Range = Literal["limited", "full"]
@@ -62,6 +70,15 @@ def rgb_to_ycbcr(rgb: tuple[int, int, int], matrix: Matrix, value_range: Range) 
     codes = np.rint(_rgb_to_ypbpr(matrix) @ (np.array(rgb) / 255.0) * scale + offset)
     y, cb, cr = np.clip(codes, 0, 255).astype(int)
     return int(y), int(cb), int(cr)
+
+
+def rgb_to_ycbcr_matrix(matrix: Matrix, value_range: Range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The affine map from R'G'B' in 0..1 to 8-bit Y'CbCr code values: `ycbcr = weights @ rgb + bias`.
+
+    Returns weights (3, 3) and bias (3,), float64.
+    """
+    scale, offset = _ycbcr_scale_offset(value_range)
+    return _rgb_to_ypbpr(matrix) * scale[:, None], offset
 
 
 def ycbcr_to_rgb_matrix(matrix: Matrix, value_range: Range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -18,7 +18,7 @@ from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import read_options
 from bmf_trt_seg.pipeline import open_pipeline
-from bmf_trt_seg.records import frame_record
+from bmf_trt_seg.records import OutputRecord, frame_record, picture_record
 from bmf_trt_seg.segmentation import Batch, Drawn
 from bmf_trt_seg.watch import streams
 
@@ -56,7 +56,8 @@ class SegmentModule(OurModule):
     """Segments the frames of its input stream.
 
     Output stream 0 carries a frame for each frame that came, in order, with the same timestamps and properties.
-    Output stream 1, if the graph connects it, carries a record for each (a dict, see `bmf_trt_seg.records`).
+    Output stream 1, if the graph connects it, carries a record for each (a dict, see `bmf_trt_seg.records`). A network
+    whose task is 'image' or 'raw' draws no classes: its output takes the frame's place, or is in an `OutputRecord`.
     Options: see `bmf_trt_seg.options.SegmentOptions`. The network is loaded here, so a graph with a wrong option ends
     before its first frame.
     """
@@ -167,18 +168,18 @@ class SegmentModule(OurModule):
                     _send(outputs[_RECORDS], self._record(item, drawn), item.packet_timestamp)
                 self._metrics.frames_out += 1
 
-    def _record(self, item: _Waiting, drawn: Drawn) -> dict[str, Any]:
-        assert drawn.map_hw is not None
+    def _record(self, item: _Waiting, drawn: Drawn) -> dict[str, Any] | OutputRecord:
+        facts: dict[str, Any] = {
+            "frame": item.number, "pts": item.pts, "time_base": item.time_base, "inferred": drawn.inferred,
+        }  # fmt: skip
+        if drawn.outputs is not None:
+            return OutputRecord(size_wh=(item.planes.width, item.planes.height), outputs=drawn.outputs, **facts)
+        if drawn.map_hw is None:
+            return picture_record(size_wh=self._pipeline.size(item.planes.width, item.planes.height), **facts)
+        pipeline = self._pipeline
         return frame_record(
-            drawn.map_hw,
-            self._pipeline.labels,
-            self._pipeline.colors,
-            frame=item.number,
-            pts=item.pts,
-            time_base=item.time_base,
-            inferred=drawn.inferred,
-            background=self._pipeline.background,
-        )
+            drawn.map_hw, pipeline.labels, pipeline.colors, background=pipeline.background, **facts
+        )  # fmt: skip
 
     def close(self) -> None:
         self._pipeline.close()  # waits for what is in flight

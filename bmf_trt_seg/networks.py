@@ -19,7 +19,7 @@ from bmf_trt_seg.spec import ModelSpec, spec_path
 if TYPE_CHECKING:
     from bmf_trt_seg.engine.builder import EngineFromOnnx
 
-__all__ = ["backend_for", "engine_for"]
+__all__ = ["backend_for", "description", "engine_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ def backend_for(options: SegmentOptions, cancelled: Callable[[], bool]) -> tuple
         "batch_size": options.batch_size,
         "input_shapes": options.input_shapes,
     }
+    if options.shared and spec.task == "raw":
+        raise ConfigError(f"option 'shared': the task of '{model.name}' is 'raw', which no streams share; leave it out")
     if not options.shared:
         return backend(model, spec, **settings), options
     shared = SharedBackend(
@@ -69,7 +71,7 @@ def engine_for(options: SegmentOptions) -> EngineFromOnnx | None:
 def _network(options: SegmentOptions) -> tuple[Path, ModelSpec, SegmentOptions]:
     """The file, its description, and the options, as the option 'input_shapes' makes them."""
     model = find(options.model)
-    return model, *_with_input_shapes(_description(model), options)
+    return model, *_with_input_shapes(description(model), options)
 
 
 def _engine(model: Path, spec: ModelSpec, options: SegmentOptions) -> EngineFromOnnx | None:
@@ -85,8 +87,8 @@ def _engine(model: Path, spec: ModelSpec, options: SegmentOptions) -> EngineFrom
     return engine
 
 
-def _description(model: Path) -> ModelSpec:
-    """What lies beside a network, or is in its engine's manifest."""
+def description(model: Path) -> ModelSpec:
+    """What lies beside a network's file, or is in its engine's manifest. ConfigError if neither does."""
     path = spec_path(model)
     if path.exists():
         return ModelSpec.read(path)

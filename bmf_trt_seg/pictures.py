@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,12 +16,9 @@ from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.outputs import temporary_path
 from bmf_trt_seg.pipeline import open_pipeline
+from bmf_trt_seg.segmentation import PicturePipeline
 
-if TYPE_CHECKING:
-    from bmf_trt_seg.pipeline import Pipeline
-    from bmf_trt_seg.pipeline_cuda import CudaPipeline
-
-__all__ = ["PICTURE_SUFFIXES", "read_picture", "segment_pictures"]
+__all__ = ["PICTURE_SUFFIXES", "color_profile", "read_picture", "segment_pictures", "write_picture"]
 
 PICTURE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -49,11 +46,11 @@ def segment_pictures(
     return failures
 
 
-def _segment_picture(pipeline: Pipeline | CudaPipeline, number: int, source: Path, target: Path) -> None:
+def _segment_picture(pipeline: PicturePipeline, number: int, source: Path, target: Path) -> None:
     frame = read_picture(source)
     drawn = allocate_planes(frame, *pipeline.size(frame.width, frame.height))
     pipeline.submit([frame], [number], [(number, Fraction(1))], [drawn], wants_maps=False).finish()
-    _write(drawn, target)
+    write_picture(drawn, target, color_profile(source))
 
 
 def read_picture(path: Path) -> FramePlanes:
@@ -76,11 +73,25 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
-def _write(frame: FramePlanes, path: Path) -> None:
+def color_profile(path: Path) -> bytes | None:
+    """The ICC profile that says what the colours of a picture file mean; None if they are sRGB, or of another model."""
+    try:
+        with Image.open(path) as image:
+            profile: bytes | None = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+            return profile
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # it was read before
+        return None
+
+
+def write_picture(frame: FramePlanes, path: Path, profile: bytes | None = None) -> None:
+    """Write an R'G'B' picture in host memory, whole or not at all, in the format of its ending.
+
+    profile: as `color_profile` gives it. Raises StreamError.
+    """
     partial = temporary_path(path)
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in {".jpg", ".jpeg", ".webp"} else {}
     try:
-        Image.fromarray(frame.planes[0]).save(partial, **options)
+        Image.fromarray(frame.planes[0]).save(partial, icc_profile=profile, **options)
         partial.replace(path)
     except OSError as error:
         raise StreamError(f"'{path}' cannot be written: {error.strerror or error}") from error

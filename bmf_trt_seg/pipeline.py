@@ -20,10 +20,19 @@ from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import backend_for
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look, Overlay
+from bmf_trt_seg.pipeline_tensors import ImagePipeline, RawPipeline
 from bmf_trt_seg.postprocess import Postprocess, check_smoothing, chosen_classes
 from bmf_trt_seg.preprocess import Preprocess
 from bmf_trt_seg.replay import RecordedMasks
-from bmf_trt_seg.segmentation import Batch, Drawn, MaskSource, Segmentation, Timestamp
+from bmf_trt_seg.segmentation import (
+    Batch,
+    Drawn,
+    Finished,
+    MaskSource,
+    PicturePipeline,
+    Segmentation,
+    Timestamp,
+)
 from bmf_trt_seg.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -145,7 +154,7 @@ class Pipeline:
         segmentations = self.segment(frames, numbers, timestamps)
         for frame, segmentation, target in zip(frames, segmentations, targets, strict=True):
             self.draw(frame, segmentation, target)
-        return _Finished([Drawn(one.map_hw, one.inferred) for one in segmentations])
+        return Finished([Drawn(one.map_hw, one.inferred) for one in segmentations])
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what `draw` writes for a picture of this size."""
@@ -170,25 +179,12 @@ class Pipeline:
         self._masks.close()
 
 
-class _Finished:
-    """A batch that was done at once."""
-
-    def __init__(self, drawn: list[Drawn]) -> None:
-        self._drawn = drawn
-
-    def is_done(self) -> bool:
-        return True
-
-    def finish(self) -> list[Drawn]:
-        return self._drawn
-
-
-def open_pipeline(options: SegmentOptions, metrics: StreamMetrics) -> Pipeline | CudaPipeline:
-    """Load everything that `options` name: on a GPU, if the network takes its batches there.
+def open_pipeline(options: SegmentOptions, metrics: StreamMetrics) -> PicturePipeline:
+    """Load everything that `options` name: on a GPU, if the network takes its batches there and draws classes.
 
     Raises ConfigError, ModelError, EngineError, BackendUnavailable or StreamError.
     """
-    pipeline: Pipeline | CudaPipeline
+    pipeline: PicturePipeline
     if options.replay:
         masks = RecordedMasks(Path(options.replay), options.classes)
         pipeline = Pipeline(masks, _look(options, masks.labels, masks.colors), metrics)
@@ -196,16 +192,24 @@ def open_pipeline(options: SegmentOptions, metrics: StreamMetrics) -> Pipeline |
         backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested)
         backend.open()
         try:
-            look = _look(options, *_shown(backend.spec, options))
-            if backend.stream is None:
-                pipeline = Pipeline(NetworkMasks(backend, options, metrics), look, metrics)
-            else:
-                pipeline = _on_gpu(backend, options, look, metrics)
+            pipeline = _of_network(backend, options, metrics)
         except BaseException:
             backend.close()
             raise
     _log.info("stream '%s': %s", options.name, pipeline.describe())
     return pipeline
+
+
+def _of_network(backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> PicturePipeline:
+    """What the task of an open network asks for."""
+    if backend.spec.task == "raw":
+        return RawPipeline(backend, options, metrics)
+    if backend.spec.task == "image":
+        return ImagePipeline(backend, options, metrics)
+    look = _look(options, *_shown(backend.spec, options))
+    if backend.stream is None:
+        return Pipeline(NetworkMasks(backend, options, metrics), look, metrics)
+    return _on_gpu(backend, options, look, metrics)
 
 
 def _on_gpu(backend: Backend, options: SegmentOptions, look: Look, metrics: StreamMetrics) -> CudaPipeline:

@@ -104,6 +104,18 @@ class Postprocess:
         covered = self._covered(scores, size_wh).astype(np.float32, copy=False)
         return self._binary(covered[0], size_wh) if len(covered) == 1 else self._multiclass(covered, size_wh)
 
+    def indices(self, output: npt.NDArray[np.generic], size_wh: tuple[int, int]) -> npt.NDArray[np.uint16]:
+        """What a network that gives class indices says of one picture of this size, (H, W), also where it is no class.
+
+        output: (h, w), (1, h, w) or (h, w, 1). An index that 16 bits do not hold becomes 65535.
+        """
+        flat = output if output.ndim == 2 else output[..., 0] if self._is_nhwc else output[0]
+        covered = self._covered(flat, size_wh)
+        most = np.iinfo(np.uint16).max
+        small = np.where((covered >= 0) & (covered < most), covered, most).astype(np.uint16)  # type: ignore[operator]
+        enlarged: npt.NDArray[np.uint16] = cv2.resize(small, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+        return enlarged
+
     def _channels(self, shape: tuple[int, ...]) -> int:
         return shape[-1] if self._is_nhwc else shape[1]
 

@@ -9,10 +9,13 @@
 `share` is the part of the picture's pixels, `bbox` is left, top, width, height in pixels, `rle` the compressed
 run-length encoding of the COCO data set (column by column; `pycocotools.mask.decode` reads it).
 `shown`, all classes that could have been recorded, is in the record of frame 0 only.
+
+A network of task 'raw' gives an `OutputRecord` in its place, with `outputs`, its output arrays by name, and no classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -21,7 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-__all__ = ["class_map", "frame_record"]
+__all__ = ["OutputRecord", "Outputs", "class_map", "frame_record", "picture_record"]
+
+
+Outputs = dict[str, npt.NDArray[np.generic]]
+"""All outputs of a network for one picture, by name; the first size is 1 where the network counts pictures there."""
 
 
 def frame_record(
@@ -60,18 +67,49 @@ def frame_record(
             }
         )
     record = {
-        "frame": frame,
-        "pts": pts,
-        "time_base": [time_base.numerator, time_base.denominator],
-        "seconds": round(float(pts * time_base), 6),
-        "inferred": inferred,
-        "size": [width, height],
+        **_head(frame, pts, time_base, inferred, (width, height)),
         "background": background,
         "classes": classes,
     }
     if frame == 0:
         record["shown"] = [{"index": index, "label": labels[index], "color": colors[index]} for index in labels]
     return record
+
+
+@dataclass(frozen=True)
+class OutputRecord:
+    """The record of one frame of a network of task 'raw'. It is no dict, since BMF makes text of those."""
+
+    frame: int
+    pts: int
+    time_base: Fraction
+    """Seconds that a unit of pts lasts."""
+    inferred: bool
+    size_wh: tuple[int, int]
+    outputs: Outputs
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written of it: its arrays as lists."""
+        head = _head(self.frame, self.pts, self.time_base, self.inferred, self.size_wh)
+        return {**head, "outputs": {name: values.tolist() for name, values in self.outputs.items()}}
+
+
+def picture_record(
+    *, frame: int, pts: int, time_base: Fraction, inferred: bool, size_wh: tuple[int, int]
+) -> dict[str, Any]:
+    """The record of one frame of a network of task 'image': there is nothing to tell but the frame."""
+    return _head(frame, pts, time_base, inferred, size_wh)
+
+
+def _head(frame: int, pts: int, time_base: Fraction, inferred: bool, size_wh: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "frame": frame,
+        "pts": pts,
+        "time_base": [time_base.numerator, time_base.denominator],
+        "seconds": round(float(pts * time_base), 6),
+        "inferred": inferred,
+        "size": list(size_wh),
+    }
 
 
 def class_map(record: dict[str, Any]) -> npt.NDArray[np.uint8]:

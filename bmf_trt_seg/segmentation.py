@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.frames import FramePlanes
+from bmf_trt_seg.records import Outputs
 
-__all__ = ["Batch", "Drawn", "MaskSource", "Segmentation", "Timestamp"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Batch",
+    "Drawn",
+    "Finished",
+    "MaskSource",
+    "PicturePipeline",
+    "Segmentation",
+    "Timestamp",
+]
 
 Timestamp = tuple[int, Fraction]
 """A pts, and how many seconds one unit of it lasts."""
@@ -32,6 +44,8 @@ class Drawn:
 
     map_hw: npt.NDArray[np.uint8] | None
     inferred: bool
+    outputs: Outputs | None = None
+    """Of a network of task 'raw'."""
 
 
 class Batch(Protocol):
@@ -42,6 +56,59 @@ class Batch(Protocol):
 
     def finish(self) -> list[Drawn]:
         """Wait until all are drawn. Raises EngineError."""
+
+
+class Finished:
+    """A batch that was done at once."""
+
+    def __init__(self, drawn: list[Drawn]) -> None:
+        self._drawn = drawn
+
+    def is_done(self) -> bool:
+        return True
+
+    def finish(self) -> list[Drawn]:
+        return self._drawn
+
+
+class PicturePipeline(Protocol):
+    """Makes pictures of pictures, on the CPU or on a GPU."""
+
+    labels: dict[int, str]
+    """Names of the classes that are shown, by index."""
+    colors: dict[int, str]
+    """Their colours '#rrggbb', by index."""
+    background: int
+    """What a class map holds where no shown class is."""
+    batch_size: int
+    """How many pictures that are due it takes at once."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where pictures best lie; None for host memory."""
+
+    def is_due(self, number: int) -> bool:
+        """Whether the picture of this number, from 0, costs an inference."""
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what is made of a picture of this size."""
+
+    def submit(
+        self,
+        frames: Sequence[FramePlanes],
+        numbers: Sequence[int],
+        timestamps: Sequence[Timestamp],
+        targets: Sequence[FramePlanes],
+        *,
+        wants_maps: bool,
+    ) -> Batch:
+        """Have consecutive pictures of one size made into `targets`; numbers count from the stream's first, 0."""
+
+    def describe(self) -> str:
+        """What runs where, in a few words."""
+
+    def close(self) -> None:
+        """Free what it holds."""
 
 
 class MaskSource(Protocol):

@@ -12,9 +12,9 @@ import cv2
 from bmf import Task, Timestamp
 
 from bmf_trt_seg.bmf_module import OurModule, packets
-from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.options import RecordSinkOptions
-from bmf_trt_seg.records import class_map
+from bmf_trt_seg.records import OutputRecord, class_map
 from bmf_trt_seg.validation import validated
 
 __all__ = ["RecordSink"]
@@ -50,12 +50,16 @@ class RecordSink(OurModule):
                 task.timestamp = Timestamp.DONE
             elif packet.is_(dict):
                 self._write(packet.get(dict))
+            elif packet.is_(OutputRecord):
+                self._write(packet.get(OutputRecord).as_dict())
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._lines is not None:
             with _writing(self._lines.name):
                 self._lines.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
         if self._masks is not None:
+            if "classes" not in record:
+                raise ConfigError("option 'masks': this network draws no classes, so there are no class maps to write")
             picture = cv2.imencode(".png", class_map(record))[1]
             with _writing(str(self._masks)):
                 (self._masks / f"{record['frame']:08d}.png").write_bytes(picture.tobytes())

@@ -1,4 +1,4 @@
-"""ModelSpec: what a segmentation network takes and gives, kept as JSON beside the model file.
+"""ModelSpec: what a network takes and gives, kept as JSON beside the model file.
 
 A network is described, not coded: `person.onnx` has `person.json` beside it, and every step of the pipeline reads
 from there which tensors there are, how a picture becomes their numbers and how their numbers become classes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -16,7 +16,9 @@ from bmf_trt_seg.colors import default_palette, parse_hex
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["NO_CLASS", "Color", "InputSpec", "ModelSpec", "OutputSpec", "spec_path"]
+__all__ = ["NO_CLASS", "Color", "InputSpec", "ModelSpec", "OutputSpec", "Task", "spec_path"]
+
+Task = Literal["segmentation", "image", "raw"]
 
 NO_CLASS = 255
 """The value of a pixel of a class map that belongs to no class (the usual ignore index of segmentation data sets)."""
@@ -89,11 +91,16 @@ class OutputSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """Everything that has to be known to use a segmentation network; see the fields."""
+    """Everything that has to be known to use a network; see the fields."""
 
-    task: Literal["segmentation"] = pydantic.Field("segmentation", description="What the network does.")
+    task: Task = pydantic.Field(
+        "segmentation",
+        description="What becomes of the output: segmentation draws classes on the picture; image puts the output, "
+        "which is a picture, in its place; raw hands all outputs on as arrays and leaves the picture as it is.",
+    )
     labels: Annotated[list[str], pydantic.Field(min_length=1, max_length=255)] = pydantic.Field(
-        description="Class names, by index. A network of one channel has two: what 0 and what 1 mean."
+        default_factory=list,
+        description="Class names, by index. A network of one channel has two: what 0 and what 1 mean.",
     )
     background: int | None = pydantic.Field(0, ge=0, description="Index of the background class; null if none.")
     palette: list[Color] = pydantic.Field(
@@ -101,14 +108,36 @@ class ModelSpec(Strict):
     )
     input: InputSpec
     output: OutputSpec
+    outputs: list[str] = pydantic.Field(
+        default_factory=list, description="Of task raw, the outputs to hand on, by name; empty for all."
+    )
+    white: float = pydantic.Field(
+        1.0, gt=0, allow_inf_nan=False, description="Of task image, the output's value of white: 1 or 255."
+    )
     constants: dict[str, _Finite] = pydantic.Field(
         default_factory=dict, description="What inputs beside the picture hold, by name: one number for all elements."
     )
     source: str = pydantic.Field("", description="Where the network comes from.")
     license: str = pydantic.Field("", description="The network's licence.")
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_classes(cls, values: Any) -> Any:
+        """Where there are no classes, an activation and a background need not be said."""
+        if not isinstance(values, dict) or values.get("task") not in ("raw", "image"):
+            return values
+        output = values.get("output", {})
+        output = {"activation": "none", **output} if isinstance(output, dict) else output
+        return {"background": None, **values, "output": output}
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
+        if self.task != "raw" and self.outputs:
+            raise ValueError(f"'outputs' is for task 'raw'; with '{self.task}', 'output' names the only one")
+        if self.task != "segmentation" and self.labels:
+            raise ValueError(f"'labels' are for task 'segmentation', this is '{self.task}'")
+        if self.task == "segmentation" and not self.labels:
+            raise ValueError("'labels' is missing; it takes a list of 1 to 255 names of classes, by index")
         if self.palette and len(self.palette) != len(self.labels):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.labels)} labels; give one each")
         if self.background is not None and self.background >= len(self.labels):
@@ -122,6 +151,12 @@ class ModelSpec(Strict):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise ValueError(f"label '{twice}' stands twice")
         return self
+
+    def wanted_outputs(self, existing: list[str]) -> list[str]:
+        """The outputs that are read, of those that the network has or lacks; the first one is what `infer` gives."""
+        if self.task == "raw":
+            return self.outputs or existing
+        return [self.output.name]
 
     @property
     def colors(self) -> list[str]:

@@ -31,7 +31,8 @@ PROGRAM = str(Path(sys.executable).with_name("bmf-trt-seg"))
 TEMPLATES = Path(__file__).parents[1] / "graphs"
 VERBS = [
     [], ["segment"], ["render"], ["run"], ["graph"], ["graph", "check"], ["models"], ["models", "list"],
-    ["models", "fetch"], ["models", "show"], ["doctor"],
+    ["models", "fetch"], ["models", "show"], ["models", "export"], ["models", "describe"],
+    ["doctor"], ["images"], ["infer"],
 ]  # fmt: skip
 WIDTH, HEIGHT = clips.SIZE_WH
 

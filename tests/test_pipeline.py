@@ -391,7 +391,7 @@ def test_input_shapes_and_batch_size_contradict(tmp_path):
 
 
 def test_shapes_that_the_network_does_not_take(tmp_path):
-    with pytest.raises(ModelError, match="its description says"):
+    with pytest.raises(ModelError, match="the option 'input_shapes' says"):
         pipeline(flexible(tmp_path, size_hw=(8, 8)), input_shapes="input:1x3x4x6")
 
 

@@ -81,7 +81,7 @@ def test_colors_are_in_small_letters():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"labels": "none at all"}, "option 'labels' is missing; it takes a list of 1 to 255, each a string"),
+        ({"labels": "none at all"}, "'labels' is missing; it takes a list of 1 to 255 names of classes, by index"),
         ({"labels": []}, "option 'labels': got [], allowed is a list of 1 to 255, each a string"),
         ({"labels": [str(number) for number in range(256)]}, "allowed is a list of 1 to 255, each a string"),
         ({"labels": [1, 2]}, "option 'labels': got [1, 2], allowed is a list of 1 to 255, each a string"),

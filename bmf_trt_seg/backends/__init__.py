@@ -9,7 +9,7 @@ import abc
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,28 @@ from typing_extensions import Self
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, EngineError, ModelError
 from bmf_trt_seg.spec import ModelSpec
 
-__all__ = ["BACKENDS", "Backend", "BackendEntry", "select_backend"]
+__all__ = ["BACKENDS", "Backend", "BackendEntry", "LayerTime", "ProfiledRun", "select_backend"]
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """How long a layer of a network took, or several that run as one."""
+
+    name: str
+    seconds: float
+    kind: str = ""
+    """Its operator, where that is known."""
+    begin_seconds: float | None = None
+    """When it began, after the run did; None where only times are known, which follow one another."""
+
+
+@dataclass(frozen=True)
+class ProfiledRun:
+    """A run of a network whose layers were timed; begin and end in nanoseconds of `time.perf_counter_ns`."""
+
+    begin_ns: int
+    end_ns: int
+    layers: Sequence[LayerTime]
 
 
 class Backend(abc.ABC):
@@ -69,18 +90,56 @@ class Backend(abc.ABC):
         """
         if not self._is_open:
             raise EngineError(f"network '{self.model.name}' is not open: call open() before infer()")
-        size = self.fixed_batch
-        if size is None or len(batch) == size:
+        if self.fixed_batch in (None, len(batch)):
             return self._run(batch)
-        parts = []
+        return np.concatenate([self._run(part)[:count] for part, count in self._parts(batch)])
+
+    def infer_all(self, batch: npt.NDArray[np.generic]) -> list[dict[str, npt.NDArray[np.generic]]]:
+        """`infer` for all outputs that the spec wants: of each picture, its own by name, the first size being 1.
+
+        Raises EngineError; ModelError if an output of several pictures is not divided among them by its first size.
+        """
+        if not self._is_open:
+            raise EngineError(f"network '{self.model.name}' is not open: call open() before infer_all()")
+        if self.fixed_batch in (None, len(batch)):
+            return self._each(self._run_all(batch), len(batch), len(batch))
+        found = []
+        for part, count in self._parts(batch):
+            found += self._each(self._run_all(part), len(part), count)
+        return found
+
+    def profile(self, batch: npt.NDArray[np.generic]) -> ProfiledRun | None:
+        """Run the network on a batch, as `infer` takes it, with its layers timed, which makes it slower.
+
+        Of a network of fixed batch size, only the first part of the batch is run. None if the backend cannot tell.
+        Raises EngineError if the run fails.
+        """
+        if not self._is_open:
+            raise EngineError(f"network '{self.model.name}' is not open: call open() before profile()")
+        part, _ = next(self._parts(batch))
+        return self._profiled_run(part)
+
+    def _parts(self, batch: npt.NDArray[np.generic]) -> Iterator[tuple[npt.NDArray[np.generic], int]]:
+        """The batch in parts of the fixed size, and how many pictures of each are no padding."""
+        size = self.fixed_batch or len(batch)
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
-            count = len(part)
-            if count < size:
-                padding = np.zeros((size - count, *batch.shape[1:]), batch.dtype)
-                part = np.concatenate([part, padding])
-            parts.append(self._run(part)[:count])
-        return np.concatenate(parts)
+            padding = np.zeros((size - len(part), *batch.shape[1:]), batch.dtype)
+            yield (np.concatenate([part, padding]) if len(padding) else part), len(part)
+
+    def _each(
+        self, outputs: dict[str, npt.NDArray[np.generic]], size: int, count: int
+    ) -> list[dict[str, npt.NDArray[np.generic]]]:
+        """The outputs of each of the first `count` of `size` pictures."""
+        if size == 1:
+            return [outputs]
+        for name, values in outputs.items():
+            if not values.ndim or len(values) != size:
+                raise ModelError(
+                    f"output '{name}' of model '{self.model.name}' has the shape {list(values.shape)} for {size} "
+                    "pictures, which tells nobody what is whose: set batch_size to 1"
+                )
+        return [{name: values[index : index + 1] for name, values in outputs.items()} for index in range(count)]
 
     @property
     def stream(self) -> Any:
@@ -119,8 +178,15 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]: ...
 
+    def _run_all(self, batch: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        """Every output that the spec wants, by name."""
+        raise EngineError(f"network '{self.model.name}': its backend gives one output only")
+
     @abc.abstractmethod
     def _close(self) -> None: ...
+
+    def _profiled_run(self, batch: npt.NDArray[np.generic]) -> ProfiledRun | None:
+        return None
 
     def _check_input(self, name: str, shape: Sequence[Any], element_type: str) -> None:
         """ModelError unless the network's input is what the spec says; a dimension that is not fixed is no int.
@@ -133,8 +199,10 @@ class Backend(abc.ABC):
         if len(shape) != 4 or any(
             isinstance(have, int) and have != want for want, have in zip(expected[1:], shape[1:], strict=True)
         ):
+            is_option = bool(self.input_shapes.keys() & {wanted.name, ""})
+            said_by = "the option 'input_shapes'" if is_option else "its description"
             raise ModelError(
-                f"input '{name}' of model '{self.model.name}' has the shape {list(shape)}, its description "
+                f"input '{name}' of model '{self.model.name}' has the shape {list(shape)}, {said_by} "
                 f"says {expected} ({wanted.layout})"
             )
         if element_type != wanted.dtype:
@@ -165,6 +233,14 @@ class Backend(abc.ABC):
                 f"option 'input_shapes': model '{self.model.name}' has no input '{unknown[0]}'; it has: "
                 + ", ".join(f"'{name}'" for name in existing)
             )
+
+    def _wanted_outputs(self, existing: list[str]) -> list[str]:
+        """ModelError if the spec wants an output that the network does not have."""
+        wanted = self.spec.wanted_outputs(existing)
+        missing = [name for name in wanted if name not in existing]
+        if missing:
+            raise self._missing_tensor("output", missing[0], existing)
+        return wanted
 
     def _missing_tensor(self, kind: str, name: str, existing: list[str]) -> ModelError:
         return ModelError(

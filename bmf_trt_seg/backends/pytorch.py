@@ -18,7 +18,10 @@ __all__ = ["PyTorchBackend"]
 
 
 class PyTorchBackend(Backend):
-    """A PyTorch module. Its output is a tensor, or a mapping with the spec's output name as a key."""
+    """A PyTorch module. Its output is a tensor, or a mapping with the spec's output name as a key.
+
+    All outputs are asked for by their keys; a tensor alone is 'output', and those of a tuple 'output0' and so on.
+    """
 
     _module: Any = None
     _device = torch.device("cpu")
@@ -61,20 +64,27 @@ class PyTorchBackend(Backend):
         return ModelError(f"model '{self.model}' cannot be loaded by PyTorch (TorchScript or torch.export): {reason}")
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        output = self._result(batch)
+        return _on_host(output if isinstance(output, torch.Tensor) else self._named(output))
+
+    def _run_all(self, batch: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        output = self._result(batch)
+        if isinstance(output, torch.Tensor):
+            output = {self.spec.output.name: output}
+        elif isinstance(output, tuple | list):
+            output = {f"{self.spec.output.name}{index}": one for index, one in enumerate(output)}
+        tensors = {name: one for name, one in dict(output).items() if isinstance(one, torch.Tensor)}
+        return {name: _on_host(tensors[name]) for name in self._wanted_outputs(list(tensors))}
+
+    def _result(self, batch: npt.NDArray[np.generic]) -> Any:
         try:
             with torch.inference_mode():
-                output = self._module(torch.from_numpy(batch).to(self._device))
+                return self._module(torch.from_numpy(batch).to(self._device))
         except Exception as error:
             reason = str(error).strip().splitlines()[-1]
             raise EngineError(
                 f"PyTorch failed on '{self.model.name}' with a batch of {len(batch)}: {reason}"
             ) from error
-        if not isinstance(output, torch.Tensor):
-            output = self._named(output)
-        if output.dtype == torch.bfloat16:  # which NumPy does not have
-            output = output.float()
-        scores: npt.NDArray[np.generic] = output.cpu().numpy()
-        return scores
 
     def _named(self, output: Any) -> torch.Tensor:
         name = self.spec.output.name
@@ -89,3 +99,10 @@ class PyTorchBackend(Backend):
 
     def _close(self) -> None:
         self._module = None
+
+
+def _on_host(output: torch.Tensor) -> npt.NDArray[np.generic]:
+    if output.dtype == torch.bfloat16:  # which NumPy does not have
+        output = output.float()
+    values: npt.NDArray[np.generic] = output.cpu().numpy()
+    return values

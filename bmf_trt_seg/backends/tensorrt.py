@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bmf_trt_seg.backends import Backend
+from bmf_trt_seg.backends import Backend, LayerTime, ProfiledRun
 from bmf_trt_seg.backends.cuda_graphs import RecordedWork, record
 from bmf_trt_seg.cuda_streams import give_back, take
 from bmf_trt_seg.engine.library import Gpu
 from bmf_trt_seg.engine.loading import LoadedEngine, rebuild_command, shared_engine
 from bmf_trt_seg.engine.options import ShapeRange
+from bmf_trt_seg.engine.profiling import layer_profiler
 from bmf_trt_seg.errors import ConfigError, EngineError, ModelError
 
 __all__ = ["TensorRTBackend"]
@@ -74,8 +76,9 @@ class TensorRTBackend(Backend):
         self._refused: set[tuple[int, int]] = set()
         self._tensors = self._read_tensors()
         self._picture = self._named(self.spec.input.name, is_input=True)
-        self._scores = self._named(self.spec.output.name, is_input=False)
-        self._host_type = _NOT_IN_NUMPY.get(str(self._scores.dtype).removeprefix("torch."), self._scores.dtype)
+        outputs = self._wanted_outputs([tensor.name for tensor in self._tensors if not tensor.is_input])
+        self._wanted = [self._named(name, is_input=False) for name in outputs]
+        self._scores = self._wanted[0]
         self._profile, self._range = self._choose_profile()
         with torch.cuda.device(self._device):
             self._stream = take(self._device)
@@ -147,9 +150,24 @@ class TensorRTBackend(Backend):
         self._enqueue(self._picture.values.data_ptr())
 
     def _run(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return self._to_host(batch, [self._scores])[0][: len(batch)]
+
+    def _run_all(self, batch: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        names = [tensor.name for tensor in self._wanted]
+        size = self._padded(len(batch))
+        padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+        found = self._to_host(np.concatenate([batch, padding]) if len(padding) else batch, self._wanted)
+        if size == len(batch):
+            return dict(zip(names, found, strict=True))
+        kept = self._each(dict(zip(names, found, strict=True)), size, len(batch))
+        return {name: np.concatenate([one[name] for one in kept]) for name in names}
+
+    def _to_host(self, batch: npt.NDArray[np.generic], outputs: list[_Tensor]) -> list[npt.NDArray[np.generic]]:
+        """What these outputs hold after a run on the batch, padding included; the caller owns it."""
         count = len(batch)
         self._check_batch(count, batch.shape, str(batch.dtype))
         size = self._padded(count)
+        results = []
         try:
             with torch.cuda.device(self._device):
                 self._ready.record(torch.cuda.current_stream())
@@ -161,17 +179,49 @@ class TensorRTBackend(Backend):
                 given.numpy()[count:] = 0
                 self._picture.values.copy_(given, non_blocking=True)
                 self._enqueue(self._picture.values.data_ptr())
-                scores = self._scores.values.to(self._host_type)
-                result = self._pinned_like(self._scores, self._host_type)
-                result.copy_(scores, non_blocking=True)
+                for output in outputs:
+                    host_type = _NOT_IN_NUMPY.get(str(output.dtype).removeprefix("torch."), output.dtype)
+                    result = self._pinned_like(output, host_type)
+                    result.copy_(output.values.to(host_type), non_blocking=True)
+                    results.append(result)
                 self._done.record(self._stream)
             self._done.synchronize()
         except EngineError:
             raise
         except RuntimeError as error:  # PyTorch's and BMF's
             raise self._failed(count, str(error).strip().splitlines()[0]) from error
-        copied: npt.NDArray[np.generic] = result.numpy()[:count].copy()
-        return copied
+        return [result.numpy().copy() for result in results]
+
+    def _profiled_run(self, batch: npt.NDArray[np.generic]) -> ProfiledRun:
+        profiler = layer_profiler(self._loaded.library.trt)
+        uses_graphs = self.use_cuda_graphs
+        self._forget_graphs()  # the profiler sees nothing of what is replayed, and recording fails under it
+        self.use_cuda_graphs = False
+        self._context.profiler = profiler
+        try:
+            self._run(batch)
+            profiler.layers.clear()  # the first one may still load kernels
+            begin_ns = time.perf_counter_ns()
+            self._run(batch)
+            end_ns = time.perf_counter_ns()
+        finally:
+            self.use_cuda_graphs = uses_graphs
+            self._renew_context()  # not all editions let a context go on without its profiler
+        layers = [LayerTime(name, milliseconds / 1e3) for name, milliseconds in profiler.layers]
+        return ProfiledRun(begin_ns, end_ns, layers)
+
+    def _forget_graphs(self) -> None:
+        self._stream.synchronize()
+        self._graphs.clear()
+        self._refused.clear()
+        self._last_kind = None
+
+    def _renew_context(self) -> None:
+        """Put a new context in the place of the one there is; the memory of the tensors stays."""
+        self._forget_graphs()
+        self._context, self._prepared = None, 0  # it goes first: an engine may have a profile for one context only
+        with torch.cuda.device(self._device):
+            self._context = self._new_context()
 
     def _close(self) -> None:
         with contextlib.suppress(RuntimeError):  # the GPU has failed before, and that was told
@@ -185,7 +235,7 @@ class TensorRTBackend(Backend):
         stream = self.__dict__.pop("_stream", None)
         if stream is not None:
             give_back(stream)
-        for name in ("_loaded", "_tensors", "_picture", "_scores", "_memory", "_pinned"):
+        for name in ("_loaded", "_tensors", "_picture", "_wanted", "_scores", "_memory", "_pinned"):
             self.__dict__.pop(name, None)
 
     # --------------------------------------------------------------------------------------------------- the engine

@@ -18,12 +18,16 @@ __all__ = ["main"]
 
 _VERBS = {
     "segment": "bmf_trt_seg.cli.segment",
+    "images": "bmf_trt_seg.cli.images",
+    "infer": "bmf_trt_seg.cli.infer",
     "render": "bmf_trt_seg.cli.render",
     "run": "bmf_trt_seg.cli.run",
     "live": "bmf_trt_seg.cli.live",
     "graph": "bmf_trt_seg.cli.graph",
     "models": "bmf_trt_seg.cli.models",
     "build": "bmf_trt_seg.cli.build",
+    "bench": "bmf_trt_seg.cli.bench",
+    "eval": "bmf_trt_seg.cli.evaluate",
     "inspect": "bmf_trt_seg.cli.inspect",
     "doctor": "bmf_trt_seg.cli.doctor",
 }

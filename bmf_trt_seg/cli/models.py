@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bmf_trt_seg.cli import describe, export
 from bmf_trt_seg.models import catalog
 from bmf_trt_seg.spec import ModelSpec, spec_path
 
@@ -15,7 +16,11 @@ __all__ = ["command"]
 
 @click.group(name="models")
 def command() -> None:
-    """List, fetch and show networks."""
+    """List, fetch, export, describe and show networks."""
+
+
+command.add_command(export.command)
+command.add_command(describe.command)
 
 
 @command.command(name="list")
@@ -60,15 +65,23 @@ def show(model: str) -> None:
 def _show_spec(spec: ModelSpec, path: Path) -> None:
     network = spec.input
     click.echo(f"description  {path}")
-    click.echo(f"labels       {', '.join(f'{index} {label}' for index, label in enumerate(spec.labels))}")
-    click.echo(f"background   {'none' if spec.background is None else spec.labels[spec.background]}")
-    click.echo(f"colours      {', '.join(spec.colors)}")
+    if spec.task != "segmentation":
+        click.echo(f"task         {spec.task}")
+    else:
+        click.echo(f"labels       {', '.join(f'{index} {label}' for index, label in enumerate(spec.labels))}")
+        click.echo(f"background   {'none' if spec.background is None else spec.labels[spec.background]}")
+        click.echo(f"colours      {', '.join(spec.colors)}")
     click.echo(
         f"picture      {network.width}x{network.height} {network.channel_order.upper()} {network.dtype} "
         f"{network.layout}, {network.resize}, mean {network.mean}, std {network.std}"
     )
     threshold = "default" if spec.output.threshold is None else spec.output.threshold
-    click.echo(f"scores       '{spec.output.name}', activation {spec.output.activation}, threshold {threshold}")
+    if spec.task == "raw":
+        click.echo(f"outputs      {', '.join(spec.outputs) or 'all'}")
+    elif spec.task == "image":
+        click.echo(f"output       '{spec.output.name}', {spec.output.layout}, white is {spec.white:g}")
+    else:
+        click.echo(f"scores       '{spec.output.name}', activation {spec.output.activation}, threshold {threshold}")
     if spec.source:
         click.echo(f"source       {spec.source}")
     if spec.license:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -103,10 +103,15 @@ class OnnxNetwork:
         content: bytes = converted.SerializeToString()
         return content
 
-    def quantized(self, batches: Iterator[dict[str, npt.NDArray[np.generic]]]) -> bytes:
-        """The network with Q/DQ operators around its convolutions and matrix products, calibrated by entropy.
+    def quantized(
+        self,
+        batches: Iterator[dict[str, npt.NDArray[np.generic]]],
+        method: Literal["Entropy", "MinMax"] = "Entropy",
+    ) -> bytes:
+        """The network with Q/DQ operators around its convolutions and matrix products.
 
-        Symmetric for activations and weights, as TensorRT wants it; weights with a scale for each channel.
+        Symmetric for activations and weights, as TensorRT wants it; weights with a scale for each channel. Scales come
+        from the entropy of what the layers give, all of which is kept in memory for all batches, or from its range.
         """
         try:
             from onnxruntime import quantization
@@ -128,7 +133,7 @@ class OnnxNetwork:
                 per_channel=True,
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
-                calibrate_method=quantization.CalibrationMethod.Entropy,
+                calibrate_method=quantization.CalibrationMethod[method],
                 extra_options={
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
@@ -258,9 +263,10 @@ def _example(sizes: list[int | str]) -> list[str]:
 def check_description(network: OnnxNetwork, spec: ModelSpec) -> None:
     """ModelError unless the network has the tensors that its description names, of that type, layout and size."""
     inputs = {tensor.name: tensor for tensor in network.inputs}
+    outputs = {tensor.name: tensor for tensor in network.outputs}
     for kind, name, tensors in (
         ("input", spec.input.name, inputs),
-        ("output", spec.output.name, {tensor.name: tensor for tensor in network.outputs}),
+        *(("output", name, outputs) for name in spec.wanted_outputs(list(outputs))),
     ):
         if name not in tensors:
             raise ModelError(

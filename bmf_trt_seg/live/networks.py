@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from bmf_trt_seg.errors import SegError
 from bmf_trt_seg.live.feeds import Feed
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import engine_for
 from bmf_trt_seg.options import SegmentOptions, read_options
-from bmf_trt_seg.pipeline import Pipeline, open_pipeline
-
-if TYPE_CHECKING:
-    from bmf_trt_seg.pipeline_cuda import CudaPipeline
+from bmf_trt_seg.pipeline import open_pipeline
+from bmf_trt_seg.segmentation import PicturePipeline
 
 __all__ = ["feed_options", "loaded_networks"]
 
@@ -55,7 +52,7 @@ def loaded_networks(feeds: Iterable[Feed]) -> Iterator[None]:
         yield
 
 
-def _opened(options: SegmentOptions) -> Pipeline | CudaPipeline:
+def _opened(options: SegmentOptions) -> PicturePipeline:
     """A pipeline that says nothing of itself and is not counted: the feed's own will be."""
     log = logging.getLogger(open_pipeline.__module__)
     log.addFilter(_is_warning)
