@@ -162,8 +162,8 @@ class LiveOptions(Strict):
         500,
         ge=1,
         le=60000,
-        description="Longest time from a frame's arrival to the encoder with policy latest, as far as a LiveSink of the "
-        "same name tells how long the graph takes; else to the graph.",
+        description="Longest time from a frame's arrival to the encoder with policy latest, as far as a LiveSink of "
+        "the same name tells how long the graph takes; else to the graph.",
     )
     absence: Literal["hold", "pause"] = pydantic.Field(
         "hold", description="While it is away: hold goes on with the last frame, marked; pause sends nothing."

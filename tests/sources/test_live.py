@@ -533,8 +533,8 @@ def test_addresses_are_shown_without_credentials(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "rtsp://host:554/a", "rtsp://host/cam?channel=1&subtype=0", "rtmp://host/live", "http://[::1]/x?n=1", "clip.mp4",
-        "/a/b@c.mp4", "mail a@b.c",
+        "rtsp://host:554/a", "rtsp://host/cam?channel=1&subtype=0", "rtmp://host/live", "http://[::1]/x?n=1",
+        "clip.mp4", "/a/b@c.mp4", "mail a@b.c",
     ],
 )  # fmt: skip
 def test_what_has_no_credentials_is_shown_as_it_is(url: str) -> None:
