@@ -110,6 +110,8 @@ class StreamMetrics:
     outputs: list[OutputMetrics] = field(default_factory=list)
     """Of a sink; all there are from the start."""
     stop_requested: bool = False
+    ended_for: str = ""
+    """Why a source ended in good order that wants to be started again."""
     started_seconds: float = field(default_factory=time.monotonic)
     stages: dict[str, Histogram] = field(default_factory=dict)
     batch_sizes: Histogram = field(default_factory=lambda: Histogram(BATCH_SIZES))

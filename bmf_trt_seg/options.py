@@ -168,6 +168,11 @@ class LiveOptions(Strict):
     absence: Literal["hold", "pause"] = pydantic.Field(
         "hold", description="While it is away: hold goes on with the last frame, marked; pause sends nothing."
     )
+    new_size: Literal["scale", "restart"] = pydantic.Field(
+        "scale",
+        description="When its pictures come back in another size: scale fits them into the first one's; restart ends "
+        "the graph in good order, and 'live' starts it again, with new files.",
+    )
     name: str = pydantic.Field("live", description="Name of the feed in logs and metrics.")
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import clips
 import pytest
 import rtsp
@@ -74,6 +75,26 @@ def check_accounts(run: Live, folder: Path, name: str) -> None:
 
 
 # --- cameras that come and go -------------------------------------------------------------------------------------
+
+
+def test_another_size_begins_new_files(tmp_path: Path, defaults: Entry) -> None:
+    needs_cameras()
+    with rtsp.RtspServer() as door:
+        feeds = [{"name": "door", "url": door.url, "new_size": "restart", "absence": "pause"}]
+        with live(tmp_path, feeds, defaults=defaults) as run:
+            until(lambda: run.is_up("door"))
+            door.restart((320, 192))
+            until(lambda: run.ready("door").get("restarts") == 1)
+            until(lambda: run.is_up("door"))
+            assert run.stop() == 128 + signal.SIGTERM
+    sizes = []
+    for path in files(tmp_path, "door"):
+        with av.open(str(path)) as container:
+            sizes.append((container.streams.video[0].width, container.streams.video[0].height))
+    assert sorted(set(sizes)) == [(160, 96), (320, 192)]
+    assert run.summary("door")["restarts"] == 1
+    assert any("pictures are 320x192 now, and were 160x96" in one.get("message", "") for one in run.log())
+    check_accounts(run, tmp_path, "door")
 
 
 def test_one_camera_goes_away_and_comes_back_and_the_other_does_not_notice(tmp_path: Path, defaults: Entry) -> None:

@@ -111,6 +111,13 @@ class _Run:
                 self.state.state, self.state.reason = "stopped" if self.stopping.is_set() else "ended", ""
                 return
             self.state.reason = reason = masked(_in_words(failure))
+            if isinstance(failure, _BeginsAnew) and not self.stopping.is_set():
+                _log.warning("feed '%s': starts again: %s", name, reason, extra={"state": "restarting"})
+                self.state.restarts += 1
+                continue
+            if isinstance(failure, _BeginsAnew):
+                self.state.state, self.state.reason = "stopped", ""
+                return
             if self.stopping.is_set() or not restarts.allowed:
                 _log.error("feed '%s': failed: %s", name, reason, extra={"state": "failed"})
                 self.state.state = "failed"
@@ -143,9 +150,17 @@ class _Run:
             self.graph_runs = False
         if self.hang:
             return GraphError(self.hang)
+        sources = (metrics.stream(name, "source") for name in graph.streams)
+        reason = next((source.ended_for for source in sources if source is not None and source.ended_for), "")
+        if reason:
+            return _BeginsAnew(reason)
         if graph.is_endless and not self.stopping.is_set():
             return GraphError("its graph came to an end, though its input has none")
         return None
+
+
+class _BeginsAnew(GraphError):
+    """A graph that ended in good order and wants to be started again."""
 
 
 def _in_words(failure: BaseException) -> str:

@@ -281,7 +281,7 @@ def _options(settings: Settings) -> dict[str, str]:
 
     'nobuffer' would be quicker still, and throw away what was read to find the streams: all up to the next key frame.
     """
-    if settings.url.startswith(("rtsp://", "rtsps://")):
+    if settings.url.lower().startswith(("rtsp://", "rtsps://")):
         return {"rtsp_transport": settings.transport, "fpsprobesize": "0", "max_delay": "500000"}
     return {"fpsprobesize": "0"} if is_network(settings.url) else {}
 

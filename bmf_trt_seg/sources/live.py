@@ -76,8 +76,14 @@ class LiveSource(OurModule):
 
     def _send(self, task: Task, stamped: Stamped) -> None:
         frame = stamped.frame
-        if self._size_wh is None:
-            self._size_wh = frame.width + frame.width % 2, frame.height + frame.height % 2
+        size = frame.width + frame.width % 2, frame.height + frame.height % 2
+        self._size_wh = self._size_wh or size
+        if size != self._size_wh and self._options.new_size == "restart":
+            now, before = (f"{width}x{height}" for width, height in (size, self._size_wh))
+            self._feed.counts.drop("resized")
+            self._feed.counts.ended_for = f"the camera's pictures are {now} now, and were {before}"
+            self._end(task)
+            return
         self._last = _as_yuv420p(frame, *self._size_wh)
         _put(task, _bmf_frame(self._last, stamped.pts))
         self._feed.counts.frames_out += 1

@@ -295,6 +295,19 @@ def test_another_size_after_a_reconnect_is_scaled_to_the_first(camera: Camera, s
     assert numbers(after) == list(range(len(after))), "the pictures are whole"
 
 
+def test_another_size_after_a_reconnect_may_end_the_stream(camera: Camera) -> None:
+    server = camera()
+    with running(server.url, absence="pause", new_size="restart") as run:
+        run.gets(5)
+        server.restart((320, 192))
+        run.ends()
+    assert run.failure is None
+    assert {frame.size_wh for frame in run.frames} == {rtsp.SIZE_WH}
+    assert run.counts.ended_for == "the camera's pictures are 320x192 now, and were 160x96"
+    assert run.counts.dropped_for["resized"] == 1
+    assert run.counts.frames_in == run.counts.frames_out + run.counts.dropped
+
+
 def test_a_served_file_begins_again_when_it_is_over(camera: Camera, striped_clip: Path) -> None:
     with running(camera(file=striped_clip).url, absence="pause") as run:
         assert run.until(lambda: run.counts.reconnects >= 1 and run.counts.state == "up", 12), run.counts
