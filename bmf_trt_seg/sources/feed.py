@@ -27,7 +27,7 @@ from bmf_trt_seg.stream_packets import CLOCK, SILENT_SAMPLE, SoundFormat, Stream
 
 __all__ = ["CLOCK", "Feed", "Settings", "Stamped", "feed"]
 
-_ALL_WAITING = 64  # frames that wait at most where none may be dropped: then reading waits
+_ALL_WAITING = 64  # frames that wait at most: then reading waits where none may be dropped, or the oldest is
 _SOUND_WAITING = 1000  # packets, some 20 s; older ones are dropped
 _LARGEST_STEP_BACK = 1  # seconds, in the times of a stream; one that goes back further has begun anew
 _LARGEST_LEAP = 10  # seconds that they go on by more than has gone by; one that leaps further has begun anew
@@ -142,7 +142,7 @@ class Feed:
         """Keep the newest frame, and older ones that will not be too old when the graph is through with them."""
         settings = self._settings
         oldest = time.monotonic() - max(0.0, settings.max_latency - behind_seconds(settings.name))
-        while len(self._waiting) > 1 and self._waiting[0].arrived < oldest:
+        while len(self._waiting) > 1 and (self._waiting[0].arrived < oldest or len(self._waiting) > _ALL_WAITING):
             self._waiting.popleft()
             self.counts.drop("late")
 

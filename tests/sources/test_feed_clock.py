@@ -68,3 +68,17 @@ def test_the_rate_is_that_of_the_frames_and_not_what_the_camera_says(connections
             if number:
                 assert seconds > 0.2, "so that ten frames' time is longer than a second"
     assert seconds == pytest.approx(1, rel=0.05)
+
+
+def test_a_flood_does_not_fill_the_memory() -> None:
+    """However long frames may wait, few do."""
+    flooded = feed.Feed(feed.Settings("rtsp://127.0.0.1:9/none", "flooded", max_latency=60.0, backoff=30.0))
+    try:
+        for number in range(1000):
+            flooded._deliver(frame(number * STEP), time.monotonic())
+        assert len(flooded._waiting) == 64
+        assert flooded.counts.dropped_for["late"] == 936
+        newest = flooded._waiting[-1].frame
+        assert newest.pts == 999 * STEP
+    finally:
+        flooded.close()
