@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 import signal
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import av.error
+import browser
 import pytest
+import rtsp
 from sink_runs import (
     file_output,
     files,
@@ -41,6 +46,31 @@ def test_the_playlist_names_segments_that_play(clip: Path, tmp_path: Path, kind:
     with av.open(str(playlist)) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "there is one")
+@pytest.mark.parametrize("kind", ["mpegts", "fmp4"])
+def test_a_browser_plays_it_to_its_end(clip: Path, tmp_path: Path, kind: str) -> None:
+    output = hls_output(tmp_path, segment_seconds=1, list_size=0, segment_type=kind)
+    with running("played", str(clip), [output], sound=True) as run:
+        run.ends()
+    (tmp_path / "page.html").write_text('<video src="index.m3u8" muted autoplay></video>')
+    answer = functools.partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server, browser.Browser() as page:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            page.open(f"http://127.0.0.1:{server.server_port}/page.html")
+            page.until("document.querySelector('video')?.ended || document.querySelector('video')?.error")
+            video = "document.querySelector('video')"
+            shown = page.ask(f"[{video}.error && {video}.error.message, {video}.videoWidth, {video}.currentTime]")
+        finally:
+            server.shutdown()
+    assert shown == [None, rtsp.SIZE_WH[0], pytest.approx(3.0, abs=0.2)]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_segments_that_have_left_the_playlist_are_deleted(clip: Path, long_clip: Path, tmp_path: Path) -> None:
