@@ -62,7 +62,6 @@ setup(
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=8.6", "torch>=2.4"],
         "test": [
             *docs,
-            *export,
             "ai-edge-litert>=1.2",
             "matplotlib>=3.8",
             "mypy>=1.10",

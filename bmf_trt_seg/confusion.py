@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.errors import BackendUnavailable
+from bmf_trt_seg.models.torchvision_package import import_torchvision
 from bmf_trt_seg.spec import NO_CLASS
 
 __all__ = ["IGNORED", "ClassScore", "ConfusionMatrix", "Scores", "scores_of", "selected"]
@@ -26,6 +28,8 @@ class ConfusionMatrix:
 
     def __init__(self, classes: int) -> None:
         """Raises BackendUnavailable without torchmetrics."""
+        with suppress(BackendUnavailable):
+            import_torchvision()  # torchmetrics imports it where it is, and it may need some help
         try:
             from torchmetrics.classification import MulticlassConfusionMatrix
         except ImportError as error:
