@@ -35,8 +35,6 @@ import torch  # noqa: E402
 
 _PARTS = ("steps", "stages", "pipelines", "memory")
 _WIDTH, _HEIGHT, _BATCH, _STREAMS = 1920, 1080, 8, 8
-SCHEDULING = "each"
-"""How nodes of several streams share BMF's threads: each node has one, or each kind, or one for all."""
 _BEGINNING = 100  # frames in which everything is done for the first time
 _ENCODER = {"codec": "libx264", "preset": "veryfast", "crf": 23, "vsync": "passthrough", "r": "30"}
 
@@ -309,9 +307,6 @@ def _on_gpu(bench: Bench, streams: int) -> float:
             _node(first + 2, "CountingSink", {"name": name}, [f"drawn{index}"], [], "graph_nodes.CountingSink"),
         ]
         sinks.append(name)
-    if streams > 1 and SCHEDULING != "each":
-        for node in nodes:
-            node["scheduler"] = node["id"] % 3 if SCHEDULING == "kinds" else 0
     return _run(nodes, sinks, to_end=False)
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 
-__all__ = ["check_distinct", "check_writable", "publish", "temporary_path", "with_final_names", "write_whole"]
+__all__ = [
+    "check_distinct",
+    "check_folder",
+    "check_writable",
+    "make_folder",
+    "publish",
+    "temporary_path",
+    "with_final_names",
+    "write_whole",
+]
 
 
 def temporary_path(target: Path, mark: str = "part") -> Path:
@@ -48,6 +57,22 @@ def check_distinct(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
         if path.resolve() in written:
             raise ConfigError(f"'{path}' would be written twice; choose another name for one of the outputs")
         written.add(path.resolve())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises StreamError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StreamError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise StreamError if files could not be written to a folder, which need not be there yet and is not made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    check_writable(there / "file")
 
 
 def publish(names: Mapping[Path, Path]) -> None:

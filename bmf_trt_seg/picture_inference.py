@@ -16,7 +16,7 @@ from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.frames import FramePlanes, allocate_planes
 from bmf_trt_seg.networks import backend_for
 from bmf_trt_seg.options import SegmentOptions
-from bmf_trt_seg.outputs import publish, temporary_path
+from bmf_trt_seg.outputs import make_folder, publish, temporary_path
 from bmf_trt_seg.overlay import Look, Overlay
 from bmf_trt_seg.pictures import color_profile, read_picture, write_picture
 from bmf_trt_seg.postprocess import Postprocess, chosen_classes
@@ -127,7 +127,8 @@ def _shares(classes: npt.NDArray[np.uint8], spec: ModelSpec) -> list[tuple[str, 
 
 
 def write_inference(inference: Inference, folder: Path) -> None:
-    """Write `FILES` into a folder that exists, all of them or none. Raises StreamError."""
+    """Write `FILES` into a folder, all of them or none. Raises StreamError."""
+    make_folder(folder)
     targets = [folder / name for name in FILES]
     names = {temporary_path(target): target for target in targets}
     classes, drawn, profiling = names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ _OF_CLASSES = (
 _log = logging.getLogger(__name__)
 
 
-class _TensorPipeline:
+class _TensorPipeline(abc.ABC):
     """What both have in common: no classes, pictures in host memory, batches that are done at once."""
 
     device: torch.device | None = None
@@ -42,7 +43,7 @@ class _TensorPipeline:
         """The backend is open; it is closed by `close`. ConfigError for options that are about classes."""
         self.labels: dict[int, str] = {}
         self.colors: dict[int, str] = {}
-        self.batch_size = options.batch_size
+        self.batch_size, self._interval = options.batch_size, options.interval
         self._backend, self._metrics = backend, metrics
         self._preprocess = Preprocess(backend.spec.input)
         useless = [name for name in _OF_CLASSES if name in options.model_fields_set and _is_said(options, name)]
@@ -51,6 +52,27 @@ class _TensorPipeline:
                 f"option '{useless[0]}' is for networks of task 'segmentation'; "
                 f"the task of '{backend.model.name}' is '{backend.spec.task}'"
             )
+
+    def is_due(self, number: int) -> bool:
+        """Whether the picture of this number, from 0, is one for the network."""
+        return number % self._interval == 0
+
+    def submit(
+        self,
+        frames: Sequence[FramePlanes],
+        numbers: Sequence[int],
+        timestamps: Sequence[Timestamp],
+        targets: Sequence[FramePlanes],
+        *,
+        wants_maps: bool,
+    ) -> Finished:
+        """Make `targets` of consecutive pictures of one size; done when this returns. Raises EngineError."""
+        return Finished(self._made(frames, numbers, targets))
+
+    @abc.abstractmethod
+    def _made(
+        self, frames: Sequence[FramePlanes], numbers: Sequence[int], targets: Sequence[FramePlanes]
+    ) -> list[Drawn]: ...
 
     def describe(self) -> str:
         """What runs where, in a few words."""
@@ -75,29 +97,17 @@ class RawPipeline(_TensorPipeline):
 
     def __init__(self, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
         super().__init__(backend, options, metrics)
-        self._interval = options.interval
         self._held: Outputs = {}
         # the first frame is not late, and what cannot be divided among pictures is found now
         backend.infer_all(self._empty_batch(backend.batch_size))
-
-    def is_due(self, number: int) -> bool:
-        """Whether the picture of this number, from 0, is one for the network."""
-        return number % self._interval == 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what leaves for a picture of this size."""
         return width, height
 
-    def submit(
-        self,
-        frames: Sequence[FramePlanes],
-        numbers: Sequence[int],
-        timestamps: Sequence[Timestamp],
-        targets: Sequence[FramePlanes],
-        *,
-        wants_maps: bool,
-    ) -> Finished:
-        """Run the network on consecutive pictures of one size, and copy them into `targets`. Raises EngineError."""
+    def _made(
+        self, frames: Sequence[FramePlanes], numbers: Sequence[int], targets: Sequence[FramePlanes]
+    ) -> list[Drawn]:
         due = [frame for frame, number in zip(frames, numbers, strict=True) if self.is_due(number)]
         facts = {"frame": numbers[0], "frames": len(due)}
         fresh: Iterator[Outputs] = iter(())
@@ -115,7 +125,7 @@ class RawPipeline(_TensorPipeline):
             drawn.append(Drawn(None, inferred, self._held))
         self._metrics.inferred += len(due)
         self._metrics.held += len(frames) - len(due)
-        return Finished(drawn)
+        return drawn
 
 
 class ImagePipeline(_TensorPipeline):
@@ -131,24 +141,13 @@ class ImagePipeline(_TensorPipeline):
         height, width = self._output_size(backend.infer(self._empty_batch(backend.batch_size)).shape)
         self._scale = width / backend.spec.input.width, height / backend.spec.input.height
 
-    def is_due(self, number: int) -> bool:
-        """Every picture is one for the network."""
-        return True
-
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what is made of a picture of this size."""
         return max(1, round(width * self._scale[0])), max(1, round(height * self._scale[1]))
 
-    def submit(
-        self,
-        frames: Sequence[FramePlanes],
-        numbers: Sequence[int],
-        timestamps: Sequence[Timestamp],
-        targets: Sequence[FramePlanes],
-        *,
-        wants_maps: bool,
-    ) -> Finished:
-        """Write what the network makes of pictures of one size into `targets`. Raises EngineError."""
+    def _made(
+        self, frames: Sequence[FramePlanes], numbers: Sequence[int], targets: Sequence[FramePlanes]
+    ) -> list[Drawn]:
         facts = {"frame": numbers[0], "frames": len(frames)}
         self._tell_of_scaling(frames[0])
         with self._metrics.stage("preprocess", **facts):
@@ -161,7 +160,7 @@ class ImagePipeline(_TensorPipeline):
                 write_rgb(self._picture(one, frame, size), target)
                 target.repeat_edge(*size)
         self._metrics.inferred += len(frames)
-        return Finished([Drawn(None, True) for _ in frames])
+        return [Drawn(None, True) for _ in frames]
 
     def _picture(
         self, made: npt.NDArray[np.generic], frame: FramePlanes, size_wh: tuple[int, int]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +16,12 @@ from typing import Any
 
 import av
 from prometheus_client.parser import text_string_to_metric_families
+from web_runs import PROGRAM, program, until
 
-PROGRAM = str(Path(sys.executable).with_name("bmf-trt-seg"))
+__all__ = ["PROGRAM", "QUICK", "Live", "frames_of", "graph_file", "live", "until"]
+
 QUICK = {"connect_timeout": 3.0, "read_timeout": 3.0, "backoff": 0.1, "backoff_max": 0.2}
 """Options of a feed that tests need not wait for."""
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What the condition gives, once that is something."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come to that in time"
-        time.sleep(0.05)
-    return found
 
 
 @dataclass
@@ -97,23 +87,10 @@ def live(
     """Run feeds; the program is asked to stop at the end, unless it has ended."""
     path, errors = folder / "feeds.json", folder / "errors.txt"
     path.write_text(json.dumps({"defaults": {**QUICK, **(defaults or {})}, "feeds": feeds}))
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [PROGRAM, "live", str(path), "--web", ":0", "--log-format", "json", *map(str, flags)],
-            stdout=subprocess.DEVNULL, stderr=file, text=True, env={**os.environ, **variables},
-        )  # fmt: skip
-    run = Live(process, errors)
-    try:
+    with program(errors, "live", path, "--web", ":0", "--log-format", "json", *flags, **variables) as process:
+        run = Live(process, errors)
         run.url = until(lambda: re.search(r"http://[^/]+", run.said()) or process.poll() is not None)[0]
         yield run
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
 
 
 def graph_file(path: Path, model: Path, **segment: Any) -> Path:

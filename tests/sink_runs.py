@@ -18,6 +18,7 @@ import av
 import av.error
 import numpy as np
 import rtsp
+from web_runs import until
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.graph import check_graph
@@ -66,15 +67,6 @@ def between(graph: dict[str, Any], module: dict[str, Any], option: dict[str, Any
     graph["option"]["scheduler_count"] = 3
     assert check_graph(graph) == []
     return graph
-
-
-def until(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
-    """What the condition gives, once that is something."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come to that in time"
-        time.sleep(0.02)
-    return found
 
 
 class Running:

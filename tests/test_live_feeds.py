@@ -296,7 +296,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_starts(
     ended = cli("live", written(tmp_path / "feeds.json", [door()], defaults=defaults))
     assert ended.code == 1
     (line,) = ended.err.splitlines()
-    assert line.startswith(f"bmf-trt-seg: feed 'door': '{tmp_path}/out/door.mp4' cannot be written")
+    assert line.startswith(f"bmf-trt-seg: feed 'door': the folder '{tmp_path}/out' cannot be made: ")
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run", "ask", "live_graph", "running", "side_by_side", "until"]
+__all__ = ["Run", "ask", "live_graph", "program", "running", "side_by_side", "until"]
 
 PROGRAM = str(Path(sys.executable).with_name("bmf-trt-seg"))
 
@@ -30,6 +30,26 @@ def ask(url: str, token: str = "") -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+@contextmanager
+def program(errors: Path, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The running program, which says into the file `errors` what goes wrong; asked to stop at the end."""
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [PROGRAM, *map(str, arguments)],
+            stdout=subprocess.DEVNULL, stderr=file, text=True, env={**os.environ, **environment},
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -103,20 +123,7 @@ class Run:
 @contextmanager
 def running(folder: Path, *arguments: object, web: str = ":0", **environment: str) -> Iterator[Run]:
     errors = folder / "errors.txt"
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [PROGRAM, "run", *map(str, arguments), "--web", web],
-            stdout=subprocess.DEVNULL, stderr=file, text=True, env={**os.environ, **environment},
-        )  # fmt: skip
-    run = Run(process, errors)
-    try:
+    with program(errors, "run", *arguments, "--web", web, **environment) as process:
+        run = Run(process, errors)
         run.url = until(lambda: re.search(r"http://[^/]+", run.said()))[0]
         yield run
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()

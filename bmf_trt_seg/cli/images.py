@@ -22,7 +22,7 @@ from bmf_trt_seg.media import check_readable
 from bmf_trt_seg.models import catalog
 from bmf_trt_seg.networks import description
 from bmf_trt_seg.options import SegmentOptions, read_options
-from bmf_trt_seg.outputs import check_writable
+from bmf_trt_seg.outputs import check_writable, make_folder
 from bmf_trt_seg.pictures import PICTURE_SUFFIXES
 from bmf_trt_seg.spec import ModelSpec
 
@@ -122,10 +122,7 @@ def command(
         values["input_shapes"] = _input_shapes(batch_size, size_hw, spec, model)
     options = read_options(values, "images")
     build_engine(options, quiet)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StreamError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
+    make_folder(folder)
     check_writable(folder / "probe")
     return _segment(found, options, quiet, verbose)
 

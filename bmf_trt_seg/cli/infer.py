@@ -13,7 +13,7 @@ from bmf_trt_seg.cli.options import given, module_flags, set_messages
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.media import check_readable
 from bmf_trt_seg.options import read_options
-from bmf_trt_seg.outputs import check_distinct, check_writable
+from bmf_trt_seg.outputs import check_distinct, check_folder
 
 if TYPE_CHECKING:
     from bmf_trt_seg.picture_inference import Inference
@@ -84,11 +84,7 @@ def _targets(source: Path, folder: Path, overwrite: bool) -> list[Path]:
         raise click.UsageError(f"'{there[0]}' exists{more}; give -y to replace it")
     if folders := [target for target in there if target.is_dir()]:
         raise ConfigError(f"'{folders[0]}' is a folder, and would be the name of a result")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StreamError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
-    check_writable(targets[0])
+    check_folder(folder)
     return targets
 
 

@@ -11,6 +11,7 @@ import click
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.media import check_readable
+from bmf_trt_seg.outputs import make_folder
 from bmf_trt_seg.pictures import PICTURE_SUFFIXES
 
 __all__ = ["Inputs", "collect"]
@@ -39,10 +40,7 @@ def collect(names: Sequence[str], target: Path, overwrite: bool) -> Inputs:
     if into_folder:
         if target.exists() and not target.is_dir():
             raise ConfigError(f"'{target}' is a file, but several inputs need a folder to go to")
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StreamError(f"the folder '{target}' cannot be made: {error.strerror}") from error
+        make_folder(target)
     pairs = [(source, target / _output_name(source) if into_folder else target) for source in sources]
     _check_targets(pairs, overwrite)
     return Inputs(

@@ -13,7 +13,7 @@ import click
 
 from bmf_trt_seg import __version__
 from bmf_trt_seg.errors import StreamError
-from bmf_trt_seg.outputs import check_writable, write_whole
+from bmf_trt_seg.outputs import check_folder, write_whole
 
 __all__ = ["check_report", "percent", "report_flags", "table", "versions", "write_report"]
 
@@ -65,10 +65,7 @@ def check_report(folder: Path | None, names: Sequence[str], overwrite: bool) -> 
     for name in names:
         if (folder / name).exists() and not overwrite:
             raise click.UsageError(f"'{folder / name}' exists; give -y to replace it")
-    there = folder
-    while not there.exists():
-        there = there.parent
-    check_writable(there / "report")
+    check_folder(folder)
 
 
 def write_report(folder: Path, files: Mapping[str, Callable[[Path], object]]) -> None:

@@ -15,11 +15,10 @@ from typing import Any, BinaryIO
 import av
 import av.error
 
-from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.garbage import collect_containers
 from bmf_trt_seg.live_outputs.options import FileOutput
 from bmf_trt_seg.live_outputs.target import LONGEST_INTERLEAVING, MuxedStreams, Target
-from bmf_trt_seg.outputs import check_writable, temporary_path
+from bmf_trt_seg.outputs import check_writable, make_folder, temporary_path
 from bmf_trt_seg.stream_packets import CLOCK, StreamPacket
 
 __all__ = ["FileTarget", "segment_ticks"]
@@ -75,14 +74,14 @@ class FileTarget(Target):
         self._number = 0
 
     def check(self) -> None:
-        self._make_folder()
+        make_folder(self._folder)
         check_writable(Path(self._options.path))
         with contextlib.suppress(OSError):  # new files matter more than those of an earlier run
             self._rescue()
 
     def open(self, description: bytes) -> None:
         self._description = description
-        self._make_folder()  # it may have been deleted
+        make_folder(self._folder)  # it may have been deleted
         self._rescue()
         self._delete_old()  # a full disk would else stay full: no file is finished on one
 
@@ -116,12 +115,6 @@ class FileTarget(Target):
                     self._publish(segment.path, segment.target)
                 else:
                     segment.path.unlink()
-
-    def _make_folder(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StreamError(f"'{self.name}' cannot be written: {error.strerror}") from error
 
     def _new_segment(self, begin: int) -> _Segment:
         target = self._folder / f"{self._stem}-{self._now().strftime(_TIME)}{self._suffix}"

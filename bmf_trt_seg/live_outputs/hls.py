@@ -11,11 +11,10 @@ from typing import Any
 import av
 import av.error
 
-from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.garbage import collect_containers
 from bmf_trt_seg.live_outputs.options import HlsOutput
 from bmf_trt_seg.live_outputs.target import LONGEST_INTERLEAVING, MuxedStreams, Target
-from bmf_trt_seg.outputs import check_writable
+from bmf_trt_seg.outputs import check_writable, make_folder
 from bmf_trt_seg.stream_packets import CLOCK, StreamPacket
 
 __all__ = ["HlsTarget"]
@@ -46,11 +45,11 @@ class HlsTarget(Target):
         self._newest = 0
 
     def check(self) -> None:
-        self._make_folder()
+        make_folder(self._folder)
         check_writable(self._folder / _PLAYLIST)
 
     def open(self, description: bytes) -> None:
-        self._make_folder()
+        make_folder(self._folder)
         first = max(int(time.time()), self._delete_old() + 1)
         options = self._options
         ending = "ts" if options.segment_type == "mpegts" else "m4s"
@@ -95,12 +94,6 @@ class HlsTarget(Target):
         with contextlib.suppress(OSError, av.error.FFmpegError, ValueError):
             self.close()
         self._container = self._streams = None
-
-    def _make_folder(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StreamError(f"'{self.name}' cannot be written: {error.strerror}") from error
 
     def _delete_old(self) -> int:
         """Delete what an earlier run left, which nobody else does; the largest number of a segment there, or 0."""

@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_is_told_before_the_first_frame(clip: Path, tmp_
         run = Running("nowhere", sink_graph("nowhere", str(clip), [output]))
         run.ends()
         assert isinstance(run.failure, StreamError)
-        assert "cannot be written" in str(run.failure)
+        assert "cannot be made" in str(run.failure)
         assert str(tmp_path / "taken") in str(run.failure)
         assert "\n" not in str(run.failure)
         assert metrics.stream("nowhere", "sink") is None
