@@ -63,7 +63,7 @@ class Bench:
         return round(statistics.median(measure() for _ in range(self.rounds)), 2)
 
 
-def _us_a_frame(run: Callable[[], Any], calls: int = 50) -> float:
+def _us_a_frame(run: Callable[[], Any]) -> float:
     """Device time of a call, from CUDA events around many that are queued without a gap, in microseconds a frame.
 
     All calls work on the same pictures, part of which the GPU's cache holds, for every way alike.
@@ -71,15 +71,18 @@ def _us_a_frame(run: Callable[[], Any], calls: int = 50) -> float:
     for _ in range(10):
         run()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(1_000_000_000)  # so that the calls are queued before the first one runs
-    begin.record()
-    for _ in range(calls):
-        run()
-    if begin.query():
-        raise RuntimeError("the first call ran before the last was queued: this way waits for the GPU")
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) * 1e3 / calls / _BATCH
+    for calls in (50, 10):  # of a way of many launches, only so many calls fit into the GPU's queue
+        torch.cuda.synchronize()
+        torch.cuda._sleep(1_000_000_000)  # so that the calls are queued before the first one runs
+        begin.record()
+        for _ in range(calls):
+            run()
+        is_queued = not begin.query()
+        end.record()
+        end.synchronize()
+        if is_queued:
+            return begin.elapsed_time(end) * 1e3 / calls / _BATCH
+    raise RuntimeError("the first call ran before the last was queued: this way waits for the GPU")
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps

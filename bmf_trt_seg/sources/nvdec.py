@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import bmf.hmp as hmp
@@ -22,6 +23,9 @@ from bmf_trt_seg.options import NvDecOptions
 from bmf_trt_seg.sources.packets import Track, TrackInfo, nvdec_refusal
 from bmf_trt_seg.sources.urls import masked
 from bmf_trt_seg.validation import validated
+
+if TYPE_CHECKING:
+    from bmf_trt_seg.sources.nvdecoder import NvDecoder
 
 __all__ = ["NvDecSource"]
 
@@ -43,6 +47,7 @@ class NvDecSource(OurModule):
         self._name = f"'{masked(options.path)}'"
         self._track = self._opened()
         self._last_pts: int | None = None
+        self._decoder: NvDecoder | None = None
         own = self._track.info.time_base
         self._unit = Fraction(1, options.clock) if options.clock else own
         self._ticks = own / self._unit
@@ -69,6 +74,17 @@ class NvDecSource(OurModule):
         self._track.close()
         return ProcessResult.OK
 
+    def __del__(self) -> None:
+        # not in `close`: BMF calls that while the last frames are on their way, and giving up holds up all Python
+        super().__del__()
+        with contextlib.suppress(Exception):
+            self._give_up_decoder()
+
+    def _give_up_decoder(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
     def _opened(self) -> Track:
         return Track(self._options.path, self._options.start_seconds, self._options.end_seconds)
 
@@ -89,7 +105,7 @@ class NvDecSource(OurModule):
         return self._on_cpu()
 
     def _on_gpu(self) -> Iterator[VideoFrame]:
-        from bmf_trt_seg.sources.nvdecoder import device_pictures
+        from bmf_trt_seg.sources.nvdecoder import NvDecoder
 
         info, device = self._track.info, device_index(self._options.device)
         pixels = _pixel_info(hmp.kPF_P010LE if info.bit_depth > 8 else hmp.kPF_NV12, info.matrix, info.is_full_range)
@@ -98,7 +114,8 @@ class NvDecSource(OurModule):
             return _device_frame(width, height, pixels, device)
 
         try:
-            for picture in device_pictures(self._track, device, new_planes):
+            self._decoder = NvDecoder(info, device, new_planes)
+            for picture in self._decoder.pictures(self._track):
                 yield self._timed(VideoFrame(picture.owner), picture.pts)
             if self._last_pts is not None:
                 return
@@ -108,6 +125,7 @@ class NvDecSource(OurModule):
         if self._options.decoder == "nvdec":
             raise StreamError(f"{self._name} cannot be decoded by NVDEC: {reason}; 'decoder' 'auto' takes FFmpeg then")
         self._warn(reason)
+        self._give_up_decoder()
         self._track.close()
         self._track = self._opened()
         if self._last_pts is not None:

@@ -20,7 +20,7 @@ from bmf_trt_seg.errors import StreamError
 from bmf_trt_seg.hardware import pynvvideocodec
 from bmf_trt_seg.sources.packets import NVDEC_CODECS, Track, TrackInfo
 
-__all__ = ["DevicePicture", "NewPlanes", "device_pictures", "surface_planes", "write_planes"]
+__all__ = ["DevicePicture", "NewPlanes", "NvDecoder", "surface_planes", "write_planes"]
 
 NewPlanes = Callable[[int, int], tuple[Any, tuple[torch.Tensor, ...]]]
 """For a width and a height: whatever owns the memory, and its planes, (H, W) and (H / 2, W / 2, 2), uint8 or uint16."""
@@ -52,38 +52,6 @@ class _Surface:
     height: int
 
 
-def device_pictures(track: Track, device: int, new_planes: NewPlanes) -> Iterator[DevicePicture]:
-    """The pictures of a track between its start and its end, in the order of display, decoded by NVDEC.
-
-    They are written into the memory that `new_planes` gives, which may still be in use on the default stream. Raises
-    StreamError with a reason of one line if the GPU cannot decode this, before the first picture or at any later one.
-    """
-    decoder = _Decoder(track.info, device, new_planes)
-    try:
-        yield from _shown(track, decoder)
-    finally:
-        decoder.close()
-
-
-def _shown(track: Track, decoder: _Decoder) -> Iterator[DevicePicture]:
-    shown = _Times(track.info)
-    for packet in track.packets():
-        if packet.pts is not None:
-            shown.sent(packet.pts)
-        for picture in decoder.copies(packet, shown):
-            if track.is_over(picture.pts):
-                return
-            if track.shows(picture.pts):
-                yield picture
-    for _ in range(_MOST_FLUSHES):
-        pictures = decoder.copies(None, shown)
-        for picture in pictures:
-            if track.shows(picture.pts):
-                yield picture
-        if not pictures:
-            return
-
-
 class _Times:
     """Gives each picture that comes out the time of the packet that went in."""
 
@@ -108,10 +76,14 @@ class _Times:
         return pts
 
 
-class _Decoder:
+class NvDecoder:
     """A decoder with a CUDA stream of its own, whose pictures are copied into memory of the caller's."""
 
     def __init__(self, info: TrackInfo, device: int, new_planes: NewPlanes) -> None:
+        """Pictures go into the memory that `new_planes` gives, which may still be in use on the default stream.
+
+        Raises StreamError with a reason of one line if the GPU cannot decode this.
+        """
         self._new_planes = new_planes
         self._device = torch.device("cuda", device)
         self._turns, self._is_deep = info.quarter_turns, info.bit_depth > 8
@@ -130,12 +102,31 @@ class _Decoder:
                 give_back(self._stream)
 
     def close(self) -> None:
-        """Give up decoder and stream."""
+        """Give up decoder and stream, in some 0.2 s, in which no other Python runs."""
         if self._nvdec is not None:
             self._nvdec = None
             give_back(self._stream)
 
-    def copies(self, packet: av.Packet[Any] | None, shown: _Times) -> list[DevicePicture]:
+    def pictures(self, track: Track) -> Iterator[DevicePicture]:
+        """The pictures of the track between its start and its end, in the order of display. Raises StreamError."""
+        shown = _Times(track.info)
+        for packet in track.packets():
+            if packet.pts is not None:
+                shown.sent(packet.pts)
+            for picture in self._copies(packet, shown):
+                if track.is_over(picture.pts):
+                    return
+                if track.shows(picture.pts):
+                    yield picture
+        for _ in range(_MOST_FLUSHES):
+            pictures = self._copies(None, shown)
+            for picture in pictures:
+                if track.shows(picture.pts):
+                    yield picture
+            if not pictures:
+                return
+
+    def _copies(self, packet: av.Packet[Any] | None, shown: _Times) -> list[DevicePicture]:
         """What a packet completes, none of it in the decoder's memory any more; None: what it still has."""
         assert self._nvdec is not None
         surfaces = self._nvdec.decode(packet)

@@ -163,7 +163,7 @@ def test_colour_tags(tmp_path: Path, matrix: str, value_range: str) -> None:
 
 def test_pictures_that_are_kept_stay_what_they_are(folder: Path) -> None:
     """The decoder reuses its own memory at its next call."""
-    from bmf_trt_seg.sources.nvdecoder import device_pictures
+    from bmf_trt_seg.sources.nvdecoder import NvDecoder
 
     def new_planes(width: int, height: int) -> tuple[Any, tuple[Any, ...]]:
         shapes = (height, width), (height // 2, width // 2, 2)
@@ -171,7 +171,9 @@ def test_pictures_that_are_kept_stay_what_they_are(folder: Path) -> None:
 
     path = clip(folder, "h264")
     with Track(str(path)) as track:
-        pictures = list(device_pictures(track, 0, new_planes))
+        decoder = NvDecoder(track.info, 0, new_planes)
+        pictures = list(decoder.pictures(track))
+        decoder.close()
     for picture, (pts, planes) in zip(pictures, of_ffmpeg(path), strict=True):
         assert picture.pts == pts
         luma, chroma = picture.planes

@@ -82,17 +82,21 @@ class FakeLibrary:
         return self.decoder
 
 
-class HostDecoder(nvdecoder._Decoder):
+class HostDecoder(nvdecoder.NvDecoder):
     """The decoder of `nvdecoder` with copies in host memory."""
 
     def __init__(self, info: Any, device: int, new_planes: nvdecoder.NewPlanes) -> None:
         self._nvdec = nvdecoder._PyNvDecoder(info, device, 77)
         self._new_planes, self._turns = new_planes, info.quarter_turns
 
+    closed = 0
+    """How many were."""
+
     def close(self) -> None:
         self._nvdec = None
+        HostDecoder.closed += 1
 
-    def copies(self, packet: Any, shown: Any) -> list[Any]:
+    def _copies(self, packet: Any, shown: Any) -> list[Any]:
         assert self._nvdec is not None
         return [self._host(surface, shown.of(surface.pts)) for surface in self._nvdec.decode(packet)]
 
@@ -115,7 +119,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **capabilities: in
     library = FakeLibrary(*arguments, **capabilities)
     monkeypatch.setattr(nvdecoder, "pynvvideocodec", lambda: library)
     monkeypatch.setattr(nvdecoder, "_primary_context", lambda device: 55)
-    monkeypatch.setattr(nvdecoder, "_Decoder", HostDecoder)
+    monkeypatch.setattr(nvdecoder, "NvDecoder", HostDecoder)
     monkeypatch.setattr(nvdec, "_device_frame", host_frame)
     monkeypatch.setattr(nvdec, "nvdec_missing", lambda device: "")
     monkeypatch.setattr(transcode, "nvdec_missing", lambda device: "")

@@ -314,6 +314,18 @@ def test_a_decoder_that_fails_is_relieved_by_ffmpeg(
     assert formats == ({hmp.kPF_YUV420P} if failing_call == 1 else {hmp.kPF_NV12, hmp.kPF_YUV420P})
 
 
+def test_the_decoder_is_given_up_with_the_module(plain_clip: Path, pretended: Any) -> None:
+    """Not when the stream ends: that would hold up its last frames."""
+    pretended("h264")
+    before = fake_nvdec.HostDecoder.closed
+    source = nvdec_module.NvDecSource(0, {"path": str(plain_clip)})
+    assert len(list(source._frames)) == 30
+    source.close()
+    assert fake_nvdec.HostDecoder.closed == before
+    del source
+    assert fake_nvdec.HostDecoder.closed == before + 1
+
+
 def test_times_when_the_decoder_has_none_of_its_own(plain_clip: Path, pretended: Any) -> None:
     library = pretended("h264")
     decode = library.decoder.Decode
