@@ -123,9 +123,11 @@ class ModelSpec(Strict):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _without_classes(cls, values: Any) -> Any:
-        """Where there are no classes, an activation and a background need not be said."""
+        """Where there are no classes, an activation and a background need not be said; labels may be empty."""
         if not isinstance(values, dict) or values.get("task") not in ("raw", "image"):
             return values
+        if values.get("labels") == []:
+            values = {name: value for name, value in values.items() if name != "labels"}
         output = values.get("output", {})
         output = {"activation": "none", **output} if isinstance(output, dict) else output
         return {"background": None, **values, "output": output}

@@ -110,6 +110,7 @@ class _Lines(io.TextIOBase):
 def messages() -> Iterator[None]:
     """Our log goes to standard error, as text until `log_format_flag` says otherwise."""
     logger, before = logging.getLogger(_LOGGER), sys.stderr
+    kept = logger.handlers, logger.propagate, logger.level
     logger.handlers, logger.propagate = [_Text()], False
     logger.setLevel(logging.WARNING)
     try:
@@ -118,8 +119,9 @@ def messages() -> Iterator[None]:
         lines = sys.stderr
         if isinstance(lines, _Lines):
             sys.stderr = before
-            logger.handlers = [_Text()]
             lines.end()
+        logger.handlers, logger.propagate = kept[:2]
+        logger.setLevel(kept[2])
 
 
 def is_json() -> bool:

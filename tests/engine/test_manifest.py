@@ -26,6 +26,15 @@ def changed(**values):
     return MANIFEST.model_copy(update=values)
 
 
+@pytest.mark.parametrize("task", ["segmentation", "raw", "image"])
+def test_a_manifest_is_read_as_it_was_written(tmp_path, task):
+    spec = make_spec() if task == "segmentation" else make_spec((), "none", task=task, background=None)
+    written = changed(spec=spec)
+    plan = tmp_path / "net.engine"
+    manifest_path(plan).write_text(written.text())
+    assert read_manifest(plan) == written
+
+
 @pytest.mark.parametrize(
     "values",
     [
