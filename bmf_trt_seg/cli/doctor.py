@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -56,7 +57,7 @@ def command() -> int:
 def _findings() -> Iterator[_Finding]:
     yield _Finding("Python", True, f"{platform.python_version()}, {os.cpu_count()} cores")
     absent = [f"{name}.so.{number}" for name, number in _FFMPEG4.items() if not _loads(f"{name}.so.{number}")]
-    advice = f"{', '.join(absent)} not found: sudo scripts/install-ffmpeg4" if absent else "libraries found"
+    advice = f"{', '.join(absent)} not found: sudo {_installer()}" if absent else "libraries found"
     yield _Finding("FFmpeg 4", not absent, advice, essential=True)
     yield _bmf(can_load=not absent)
     yield from (_backend(name) for name in BACKENDS)
@@ -64,6 +65,16 @@ def _findings() -> Iterator[_Finding]:
     for model in catalog.installed():
         advice = str(model.path) if model.path else f"bmf-trt-seg models fetch {model.name}"
         yield _Finding(f"model {model.name}", model.path is not None, advice)
+
+
+def _installer() -> str:
+    """The script that installs FFmpeg 4: a file that came with an installed copy, or that of a checkout."""
+    try:
+        files = importlib.metadata.files("bmf-trt-seg") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    here = next((file for file in files if file.match("share/bmf-trt-seg/install-ffmpeg4")), None)
+    return "scripts/install-ffmpeg4" if here is None else str(Path(str(here.locate())).resolve())
 
 
 def _bmf(can_load: bool) -> _Finding:
