@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FeedState", "State", "feed_state", "feed_states", "open_feed"]
+__all__ = ["FeedState", "State", "close_feed", "feed_state", "feed_states", "open_feed"]
 
 State = Literal["starting", "running", "restarting", "stuck", "ended", "stopped", "failed"]
 
@@ -30,6 +30,12 @@ def open_feed(name: str, streams: tuple[str, ...]) -> FeedState:
     """A new state under this name, in the place of an older one."""
     _feeds[name] = opened = FeedState(name, streams)
     return opened
+
+
+def close_feed(state: FeedState) -> None:
+    """Forget a feed that will not come again, unless another one has its name by now."""
+    if _feeds.get(state.name) is state:
+        del _feeds[state.name]
 
 
 def feed_states() -> list[FeedState]:

@@ -17,17 +17,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
-from bmf_trt_seg.live_outputs.options import LiveSinkOptions
+from bmf_trt_seg.graph_format import (
+    BUILTIN_MODULES,
+    FOR_READERS,
+    OWN_MODULES,
+    PACKAGE,
+    GraphFile,
+    InputManager,
+    ModuleInfo,
+    Node,
+)
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
-from bmf_trt_seg.options import LiveOptions, NvDecOptions, RecordSinkOptions, SegmentOptions, SoundGateOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["GraphStopped", "check_graph", "input_files", "load_graph", "load_object", "run_graph", "whole_outputs"]
+__all__ = [
+    "GraphStopped",
+    "check_graph",
+    "filled",
+    "input_files",
+    "load_graph",
+    "load_object",
+    "read_object",
+    "run_graph",
+    "whole_outputs",
+]
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _WRITE_ERROR = re.compile(r"(?:Interleaved write error|Error write trailer): ([A-Z][\w ]+?)(?= in function|[^\w ]|$)")
@@ -37,26 +55,10 @@ _BMF_NOISE = re.compile(r"\s*(?:BMF\([\d.]+\) \S+ error: \([^)]*\)|in function '
 _LOG_STAMP = re.compile(r"\[\d{4}-\d\d-\d\d [\d:.]+\] \[\w+\] .*")
 _LOG_PREFIX = re.compile(r"^(?:\[[^]]* @ 0x[0-9a-f]+\] )+")
 _SAYS_NOTHING = ("catch exception:", "Process node failed", "init codec error", "avcodec_open2 result:")
-_PACKAGE = __name__.partition(".")[0]
-_BUILTIN_MODULES = {"c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter"}
-_OWN_OPTIONS: dict[str, type[Strict]] = {
-    f"{_PACKAGE}.module.SegmentModule": SegmentOptions,
-    f"{_PACKAGE}.live_sink.LiveSink": LiveSinkOptions,
-    f"{_PACKAGE}.sinks.RecordSink": RecordSinkOptions,
-    f"{_PACKAGE}.sources.LiveSource": LiveOptions,
-    f"{_PACKAGE}.sources.NvDecSource": NvDecOptions,
-    f"{_PACKAGE}.sources.SoundGate": SoundGateOptions,
-}
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
-_INPUT_MANAGERS = {"default", "immediate", "clock_sync", "framesync", "server"}
+_INPUT_MANAGERS = get_args(InputManager)
 _SEGMENTED = {"hls", "dash", "segment", "image2", "tee"}  # FFmpeg's containers of several files
-_TOP_KEYS = {"mode", "input_streams", "output_streams", "option", "nodes"}
-_NODE_KEYS = {
-    "alias", "dist_nums", "id", "input_manager", "input_streams", "meta_info", "module_info", "option",
-    "output_streams", "scheduler", "user_callback",
-}  # fmt: skip
-_MODULE_KEYS = {"name", "type", "path", "entry"}
 
 
 class GraphStopped(GraphError):
@@ -74,6 +76,26 @@ def load_graph(path: Path, variables: Mapping[str, str] | None = None) -> dict[s
 
 def load_object(path: Path, variables: Mapping[str, str], subject: str, member: str) -> dict[str, Any]:
     """`load_graph` for any JSON file; `subject` opens its messages, and `member` is what the object should have."""
+    content = read_object(path, subject, member)
+    used: set[str] = set()
+    missing: list[str] = []
+    resolved = _substituted(content, {**os.environ, **variables}, used, missing)
+    if missing:
+        names = ", ".join(dict.fromkeys(missing))
+        raise ConfigError(f"{subject} needs a value for {names}: --set {missing[0]}=..., or in the environment")
+    _check_used(variables, used, subject)
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def _check_used(variables: Mapping[str, str], used: set[str], subject: str) -> None:
+    unused = sorted(set(variables) - used)
+    if unused:
+        raise ConfigError(f"{subject} has no variable {', '.join(unused)}; it has {', '.join(sorted(used)) or 'none'}")
+
+
+def read_object(path: Path, subject: str, member: str) -> dict[str, Any]:
+    """A JSON file as it is written, but without what is for readers and editors: comments and the schema's address."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -85,16 +107,22 @@ def load_object(path: Path, variables: Mapping[str, str], subject: str, member: 
         raise ConfigError(f"{subject}, line {error.lineno}, column {error.colno}: {error.msg}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{subject}: expected a JSON object with '{member}', got a {type(content).__name__}")
+    parts = content.get(member)
+    for place in [content, *(parts if isinstance(parts, list) else [])]:
+        if isinstance(place, dict):
+            for key in FOR_READERS:
+                place.pop(key, None)
+    return content
+
+
+def filled(content: Any, variables: Mapping[str, str], subject: str) -> Any:
+    """What `read_object` gives, with these variables and defaults put in; a variable without a value stays.
+
+    Raises ConfigError if one of the variables is not in it.
+    """
     used: set[str] = set()
-    missing: list[str] = []
-    resolved = _substituted(content, {**os.environ, **variables}, used, missing)
-    if missing:
-        names = ", ".join(dict.fromkeys(missing))
-        raise ConfigError(f"{subject} needs a value for {names}: --set {missing[0]}=..., or in the environment")
-    unused = sorted(set(variables) - used)
-    if unused:
-        raise ConfigError(f"{subject} has no variable {', '.join(unused)}; it has {', '.join(sorted(used)) or 'none'}")
-    assert isinstance(resolved, dict)
+    resolved = _substituted(content, variables, used, None)
+    _check_used(variables, used, subject)
     return resolved
 
 
@@ -103,10 +131,17 @@ def check_graph(graph: dict[str, Any]) -> list[str]:
 
     BMF ignores keys it does not know and waits for streams that nothing produces: here both are errors.
     """
-    problems = _unknown_keys(graph, _TOP_KEYS, "graph")
+    problems = _unknown_keys(graph, GraphFile, "graph")
     nodes = graph.get("nodes")
     if not isinstance(nodes, list) or not nodes or not all(isinstance(node, dict) for node in nodes):
         return [*problems, "graph: 'nodes' should be a list of objects"]
+    if not isinstance(graph.get("mode", "Normal"), str):
+        problems.append("graph: 'mode' should be a string, as \"Normal\"")
+    option = graph.get("option", {})
+    if not isinstance(option, dict):
+        problems.append("graph: 'option' should be an object")
+    elif not _is_number(option.get("scheduler_count", 1)) or option.get("scheduler_count") == 0:
+        problems.append("graph: option 'scheduler_count' should be a whole number, from 1")
     for key in ("input_streams", "output_streams"):
         if not isinstance(graph.get(key), list):
             problems.append(f"graph: '{key}' is missing; BMF wants a list, [] for none")
@@ -226,7 +261,7 @@ def _output_option(node: dict[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(option, dict):
         if module["name"] == "c_ffmpeg_encoder" and option.get("output_path"):
             return option, "output_path"
-        if module.get("entry") == f"{_PACKAGE}.sinks.RecordSink" and option.get("json"):
+        if module.get("entry") == f"{PACKAGE}.sinks.RecordSink" and option.get("json"):
             return option, "json"
     return {}, ""
 
@@ -239,7 +274,7 @@ def _is_single_file(path: str, container: str) -> bool:
     return Path(path).is_file() or not Path(path).exists()
 
 
-def _substituted(value: Any, values: Mapping[str, str], used: set[str], missing: list[str]) -> Any:
+def _substituted(value: Any, values: Mapping[str, str], used: set[str], missing: list[str] | None) -> Any:
     if isinstance(value, dict):
         return {key: _substituted(item, values, used, missing) for key, item in value.items()}
     if isinstance(value, list):
@@ -252,15 +287,18 @@ def _substituted(value: Any, values: Mapping[str, str], used: set[str], missing:
         used.add(name)
         if name in values:
             return values[name]
-        if default is None:
-            missing.append(name)
-            return ""
-        return str(default)
+        if default is not None:
+            return str(default)
+        if missing is None:
+            return match[0]
+        missing.append(name)
+        return ""
 
     return _VARIABLE.sub(replacement, value)
 
 
-def _unknown_keys(value: Mapping[str, Any], known: set[str], subject: str) -> list[str]:
+def _unknown_keys(value: Mapping[str, Any], model: type[Strict], subject: str) -> list[str]:
+    known = {field.alias or name for name, field in model.model_fields.items()}
     return [
         f"{subject}: unknown key '{key}' (BMF would ignore it); there are {', '.join(sorted(known))}"
         for key in value
@@ -270,9 +308,11 @@ def _unknown_keys(value: Mapping[str, Any], known: set[str], subject: str) -> li
 
 def _node_problems(node: dict[str, Any], position: int, graph: dict[str, Any]) -> list[str]:
     subject = f"node {node.get('id', f'number {position}')}"
-    problems = _unknown_keys(node, _NODE_KEYS, subject)
+    problems = _unknown_keys(node, Node, subject)
     if not _is_number(node.get("id")):
         problems.append(f"{subject}: 'id' should be a whole number, from 0")
+    if not isinstance(node.get("alias", ""), str):
+        problems.append(f"{subject}: 'alias' should be a string")
     if node.get("input_manager", "immediate") not in _INPUT_MANAGERS:
         known = ", ".join(sorted(_INPUT_MANAGERS))
         problems.append(f"{subject}: unknown input_manager '{node['input_manager']}'; there are {known}")
@@ -296,21 +336,21 @@ def _node_problems(node: dict[str, Any], position: int, graph: dict[str, Any]) -
         return [*problems, f"{subject}: 'module_info' should be an object of strings with a 'name'"]
     if "name" not in module:
         return [*problems, f"{subject}: 'module_info' has no 'name'"]
-    return problems + _unknown_keys(module, _MODULE_KEYS, f"{subject}, module_info") + _module_problems(node, subject)
+    return problems + _unknown_keys(module, ModuleInfo, f"{subject}, module_info") + _module_problems(node, subject)
 
 
 def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
     module = node["module_info"]
     name, entry = module["name"], str(module.get("entry", ""))
-    if entry.partition(".")[0] == _PACKAGE:
+    if entry.partition(".")[0] == PACKAGE:
         module.setdefault("type", "python")
         if not module.get("path"):
             module["path"] = str(Path(__file__).resolve().parents[1])
-        if entry not in _OWN_OPTIONS:
-            ours = ", ".join(f"'{known}'" for known in _OWN_OPTIONS)
+        if entry not in OWN_MODULES:
+            ours = ", ".join(f"'{known}'" for known in OWN_MODULES)
             return [f"{subject}: there is no module '{entry}'; ours are {ours}"]
         return _own_stream_problems(node, entry, subject) + _own_option_problems(node, entry, subject)
-    if name in _BUILTIN_MODULES:
+    if name in BUILTIN_MODULES:
         return _builtin_option_problems(node, subject)
     if module.get("type") == "python" and module.get("path"):
         if "." not in entry:
@@ -321,41 +361,19 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
         return [] if Path(module["path"]).exists() else [f"{subject}: '{module['path']}' does not exist"]
     if any((folder / f"Module_{name}").exists() for folder in _MODULE_FOLDERS) or _ships_with_bmf(name):
         return []
-    known = ", ".join(sorted(_BUILTIN_MODULES))
+    known = ", ".join(sorted(BUILTIN_MODULES))
     return [
-        f"{subject}: unknown module '{name}'; BMF has {known}; ours has the entry '{_PACKAGE}.module.SegmentModule'; "
+        f"{subject}: unknown module '{name}'; BMF has {known}; ours has the entry '{PACKAGE}.module.SegmentModule'; "
         "any other needs a 'path'"
     ]
 
 
 def _own_stream_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
     """How many streams our modules have."""
-    problems = []
-    is_source = entry.endswith((".LiveSource", ".NvDecSource"))
-    if entry.endswith(".SoundGate"):
-        pairs = len(_identifiers(node, "input_streams")), len(_identifiers(node, "output_streams"))
-        return [] if pairs == (2, 2) else [f"{subject}: SoundGate has two streams in and out: pictures, then sound"]
-    if entry.endswith(".LiveSink"):
-        inputs, outputs = len(_identifiers(node, "input_streams")), len(_identifiers(node, "output_streams"))
-        return (
-            []
-            if inputs in (1, 2) and not outputs
-            else [f"{subject}: LiveSink has an input stream for pictures, may have one for sound, and has no output"]
-        )
-    if len(_identifiers(node, "input_streams")) != (0 if is_source else 1):
-        count = "no" if is_source else "one"
-        problems.append(f"{subject}: {entry.rpartition('.')[2]} has {count} input stream")
-    outputs = len(_identifiers(node, "output_streams"))
-    if entry.endswith(".SegmentModule") and outputs not in (1, 2):
-        problems.append(f"{subject}: SegmentModule has one output stream for pictures, and may have one for records")
-    if entry.endswith(".LiveSource"):
-        if outputs not in (1, 2):
-            problems.append(f"{subject}: LiveSource has one output stream for pictures, and may have one for sound")
-    elif is_source and outputs != 1:
-        problems.append(f"{subject}: {entry.rpartition('.')[2]} has one output stream")
-    if entry.endswith(".RecordSink") and outputs:
-        problems.append(f"{subject}: RecordSink has no output stream")
-    return problems
+    module = OWN_MODULES[entry]
+    sides = ((module.takes, "input_streams"), (module.gives, "output_streams"))
+    broken = [side.rule for side, key in sides if not side.least <= len(_identifiers(node, key)) <= side.most]
+    return [f"{subject}: {entry.rpartition('.')[2]} {rule}" for rule in dict.fromkeys(broken)]
 
 
 def _is_number(value: Any) -> bool:
@@ -364,7 +382,7 @@ def _is_number(value: Any) -> bool:
 
 def _own_option_problems(node: dict[str, Any], entry: str, subject: str) -> list[str]:
     try:
-        validated(_OWN_OPTIONS[entry], node.get("option", {}), subject)
+        validated(OWN_MODULES[entry].options, node.get("option", {}), subject)
     except ConfigError as error:
         return [str(error)]
     return []

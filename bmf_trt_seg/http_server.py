@@ -31,6 +31,7 @@ __all__ = ["Endless", "HttpServer", "Page", "Request", "Response", "parse_addres
 
 _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD")
+_BODY_BYTES = 1 << 16
 _READ_SECONDS = 5.0  # without a byte of the request, or without room for one of the answer
 _WHOLE_SECONDS = 15.0  # for a request and its answer
 _CONNECTIONS = 64
@@ -46,6 +47,9 @@ class Request:
     path: str
     query: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    """HEAD is GET to a page."""
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ class HttpServer:
 
     Each connection carries one request. Without a token only this machine is served. A browser that has opened a page
     of HTML with the token in its address gets a cookie, so that what the page asks for need not carry the token.
+
+    What changes something (PATCH) always needs the token, in the header Authorization: no page that a browser shows has
+    it, so none can change anything behind its user's back, be it of this server or of another.
     """
 
     def __init__(
@@ -116,7 +123,7 @@ class HttpServer:
         there may be at a time, one more is closed at once. endless: how many of them may get answers without an end,
         which take as long as they like; one more is refused by 503.
         """
-        self._pages: dict[str, Page] = {}
+        self._pages: dict[str, tuple[Page, tuple[str, ...]]] = {}
         self._token = token.strip().encode()
         if self._token and (not token.strip().isprintable() or " " in token.strip()):
             raise ConfigError("the token of the web server should be one word; it goes into a header")
@@ -142,12 +149,12 @@ class HttpServer:
         self.url = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="web", daemon=True)
 
-    def page(self, path: str, page: Page) -> None:
+    def page(self, path: str, page: Page, *, takes_changes: bool = False) -> None:
         """Answer requests for this path, at any time, in any thread. What `page` raises is answered by 500.
 
-        A path such as '/pictures/' stands for all that begin with it.
+        A path such as '/pictures/' stands for all that begin with it. takes_changes: PATCH is for it, too.
         """
-        self._pages[path] = page
+        self._pages[path] = page, (*_METHODS, "PATCH") if takes_changes else _METHODS
 
     def start(self) -> None:
         """Begin to answer."""
@@ -174,20 +181,25 @@ class HttpServer:
     ) -> None:
         self.close()
 
-    def _answer(self, target: str, headers: dict[str, str]) -> Response | Endless:
+    def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Response | Endless:
         path, _, rest = target.partition("?")
         query = dict(urllib.parse.parse_qsl(rest, keep_blank_values=True))
         credentials = _Credentials(
             query.pop("token", None), headers.pop("authorization", ""), headers.pop("cookie", "")
         )
-        refusal = self._refusal(credentials, headers.get("host", ""))
+        found = self._pages.get(path) or self._pages.get(path[: path.find("/", 1) + 1])
+        methods = _METHODS if found is None else found[1]
+        if method not in methods:
+            text = f"only {', '.join(methods[:-1])} and {methods[-1]}"
+            return replace(Response.line(405, text), headers=(("Allow", ", ".join(methods)),))
+        is_change = method not in _METHODS
+        refusal = self._refusal(credentials, headers.get("host", ""), is_change)
         if refusal is not None:
             return refusal
-        page = self._pages.get(path) or self._pages.get(path[: path.find("/", 1) + 1])
-        if page is None:
+        if found is None:
             return Response.line(404, f"not found; there are {', '.join(sorted(self._pages)) or 'no pages'}")
         try:
-            answer = page(Request(path, query, headers))
+            answer = found[0](Request(path, query, headers, method if is_change else "GET", body))
         except Exception:
             _log.exception("web: %s failed", path)
             return Response.line(500, "failed; the log says how")
@@ -196,7 +208,9 @@ class HttpServer:
             return replace(answer, headers=(*answer.headers, ("Set-Cookie", cookie)))
         return answer
 
-    def _refusal(self, given: _Credentials, host: str) -> Response | None:
+    def _refusal(self, given: _Credentials, host: str, is_change: bool) -> Response | None:
+        if is_change:
+            return self._refusal_of_change(given)
         if not self._token:
             # a page of somewhere else whose name was made to mean this machine could read ours
             return None if _is_here(host) else Response.line(403, "this server answers to localhost only")
@@ -208,6 +222,13 @@ class HttpServer:
         if is_right:
             return None
         return Response.line(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN")
+
+    def _refusal_of_change(self, given: _Credentials) -> Response | None:
+        if not self._token:
+            return Response.line(403, "nothing can be changed without a token: --web-token, or BMF_TRT_SEG_WEB_TOKEN")
+        if given.bearer is not None and hmac.compare_digest(given.bearer, self._token):
+            return None
+        return Response.line(401, "changes need the token in a header: Authorization: Bearer TOKEN")
 
     @property
     def _cookie_name(self) -> str:
@@ -258,7 +279,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self,
         place: Any,
         family: int,
-        answer: Callable[[str, dict[str, str]], Response | Endless],
+        answer: Callable[[str, str, dict[str, str], bytes], Response | Endless],
         read_seconds: float,
         whole_seconds: float,
         connections: int,
@@ -334,20 +355,36 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged."""
 
     def do_GET(self) -> None:
-        answer = self.server.answer(self.path, {name.lower(): value for name, value in self.headers.items()})
+        self._answer(b"")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_PATCH(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            self._send(Response.line(411, "a request with a body needs its Content-Length"))
+        elif int(length) > _BODY_BYTES:
+            self._skip_body()
+            self._send(Response.line(413, f"the body may have up to {_BODY_BYTES} bytes"))
+        else:
+            body = self.rfile.read(int(length))
+            if len(body) == int(length):  # else the client is gone
+                self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.answer(self.command, self.path, headers, body)
         if isinstance(answer, Response):
             self._send(answer)
         else:
             self._send_endless(answer)
-
-    do_HEAD = do_GET  # noqa: N815
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """A line, not a page of HTML; called for requests that are none, or of another method."""
         self.close_connection = True
         if code == http.HTTPStatus.NOT_IMPLEMENTED:
             self._skip_body()
-            self._send(Response.line(405, f"only {' and '.join(_METHODS)}"), ("Allow", ", ".join(_METHODS)))
+            self._answer(b"")  # which page would take what
         else:
             self._send(Response.line(code, http.HTTPStatus(code).phrase.lower()))
 
@@ -357,9 +394,9 @@ class _Handler(BaseHTTPRequestHandler):
         if length.isdigit():
             self.rfile.read(min(int(length), 1 << 16))
 
-    def _send(self, response: Response, *more: tuple[str, str]) -> None:
+    def _send(self, response: Response) -> None:
         length = ("Content-Length", str(len(response.body)))
-        self._send_head(response.status, response.content_type, (length, *response.headers, *more))
+        self._send_head(response.status, response.content_type, (length, *response.headers))
         if self.command != "HEAD":
             self.wfile.write(response.body)
 

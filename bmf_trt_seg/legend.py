@@ -18,20 +18,20 @@ __all__ = ["Legend"]
 class Legend:
     """Lists the classes seen so far, by index, so that it grows but never flickers."""
 
-    def __init__(self, labels: dict[int, str], colors: dict[int, str]) -> None:
-        """labels and colors ('#rrggbb') by class index."""
+    def __init__(self, labels: dict[int, str], colors: dict[int, str], seen: set[int] | None = None) -> None:
+        """labels and colors ('#rrggbb') by class index; seen: a set that others add to, or go on with, too."""
         self._labels = labels
         self._colors = colors
-        self._seen: set[int] = set()
+        self._seen: set[int] = set() if seen is None else seen
         self._box: _Box | None = None
         self._box_is_for: object = None
 
     def draw(self, target: FramePlanes, left: int, present: list[int]) -> None:
         """Draw into the top left corner of `target`, `left` columns in; `present`: the classes in this picture."""
         self._seen.update(present)
-        if not self._seen:
+        shown = tuple(sorted(self._seen & self._labels.keys()))
+        if not shown:
             return
-        shown = tuple(sorted(self._seen))
         key = shown, target.width, target.height, target.pixel_format, target.matrix, target.value_range
         if self._box is None or self._box_is_for != key:
             self._box, self._box_is_for = self._new_box(shown, target, left), key

@@ -96,6 +96,9 @@ class StreamMetrics:
     held: int = 0
     """Frames that show something older: the mask of one before, or, out of a source, the whole picture."""
     rescaled: int = 0
+    changes: int = 0
+    """Times that options changed between two frames."""
+    changes_refused: int = 0
     dropped_for: dict[str, int] = field(default_factory=dict)
     """Frames that came and went no further, by the reason."""
     state: State | None = None

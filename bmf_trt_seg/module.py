@@ -12,14 +12,16 @@ from typing import Any
 import cv2
 from bmf import Packet, Task, Timestamp, VideoFrame
 
+from bmf_trt_seg import changes
 from bmf_trt_seg.bmf_frames import Picture, new_device_picture, new_picture, picture_of, watched
 from bmf_trt_seg.bmf_module import OurModule, packets
+from bmf_trt_seg.errors import SegError
 from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.metrics import open_stream
 from bmf_trt_seg.options import read_options
 from bmf_trt_seg.pipeline import open_pipeline
 from bmf_trt_seg.records import OutputRecord, frame_record, picture_record
-from bmf_trt_seg.segmentation import Batch, Drawn
+from bmf_trt_seg.segmentation import Batch, Drawn, PicturePipeline
 from bmf_trt_seg.watch import streams
 
 __all__ = ["SegmentModule"]
@@ -48,6 +50,7 @@ class _Submitted:
     """Pictures on their way through the pipeline."""
 
     waiting: list[_Waiting]
+    pipeline: PicturePipeline
     batch: Batch
     is_inferred: bool
 
@@ -64,14 +67,28 @@ class SegmentModule(OurModule):
 
     def __init__(self, node: int | None = None, option: dict[str, Any] | None = None) -> None:
         super().__init__(node, option)
-        self._options = options = read_options(option or {})
+        self._options = options = read_options(_own(option))
         cv2.setNumThreads(1)  # a picture is too small to be shared out, and the other cores decode and encode
         self._metrics = open_stream(options.name)
         self._pipeline = open_pipeline(options, self._metrics)
+        self._changes = changes.open_stream(options, self._pipeline, self._metrics)
         self._shown = streams.open_stream(options.name, self._pipeline.labels, self._pipeline.colors)
         self._waiting: list[_Waiting] = []
         self._in_flight: deque[_Submitted] = deque()
         self._size_wh: tuple[int, int] | None = None
+        self._recorded: PicturePipeline | None = None
+        """Whose pictures were recorded last."""
+
+    def dynamic_reset(self, opt_reset: dict[str, Any] | None = None) -> None:
+        """Change options of the running stream, from its next frame on; those that are not given stay as they are.
+
+        BMF calls this in the thread of the node, before it gives it the next frames; of several that came meanwhile
+        only the last. What is wrong is refused whole, and the log says why: nobody waits for an answer here.
+        """
+        try:
+            self._changes.change(_own(opt_reset))
+        except SegError as error:
+            _log.warning("stream '%s': not changed: %s", self._metrics.name, error)
 
     def work(self, task: Task) -> None:
         with self._metrics.at_work():
@@ -90,12 +107,24 @@ class SegmentModule(OurModule):
                 task.timestamp = Timestamp.DONE
                 return
             if packet.is_(VideoFrame):
+                if self._changes.ready:
+                    self._change(task)
                 self._take(packet)
                 if self._is_ready():
                     self._submit(task)
         # nothing calls this again before the next frame comes, which may be long after this one should have left
         while self._in_flight and (self._options.max_latency_ms or self._in_flight[0].batch.is_done()):
             self._send_oldest(task)
+
+    def _change(self, task: Task) -> None:
+        """Go on with the pipeline that changed options ask for. What came before is drawn by the old one."""
+        self._submit(task)
+        old, self._pipeline = self._pipeline, self._changes.take(self._metrics.frames_in)
+        if self._pipeline.network is not old.network:
+            while self._in_flight:
+                self._send_oldest(task)
+            self._changes.retire(old)
+        self._shown.show_classes(self._pipeline.labels, self._pipeline.colors)
 
     def _take(self, packet: Packet) -> None:
         source = picture_of(packet.get(VideoFrame), self._pipeline.device)
@@ -136,7 +165,7 @@ class SegmentModule(OurModule):
             wants_maps=_RECORDS in task.get_outputs() or self._shown.wants_map(),
         )
         is_inferred = any(self._pipeline.is_due(item.number) for item in waiting)
-        self._in_flight.append(_Submitted(waiting, batch, is_inferred))
+        self._in_flight.append(_Submitted(waiting, self._pipeline, batch, is_inferred))
         while self._in_flight and (self._is_crowded() or self._in_flight[0].batch.is_done()):
             self._send_oldest(task)
 
@@ -165,26 +194,35 @@ class SegmentModule(OurModule):
                 frame = item.target.frame if gone is None else watched(item.target.frame, gone)
                 _send(outputs[_PICTURES], frame, item.packet_timestamp)
                 if _RECORDS in outputs:
-                    _send(outputs[_RECORDS], self._record(item, drawn), item.packet_timestamp)
+                    is_first = self._recorded is not submitted.pipeline
+                    self._recorded = submitted.pipeline
+                    record = _record(submitted.pipeline, item, drawn, is_first)
+                    _send(outputs[_RECORDS], record, item.packet_timestamp)
                 self._metrics.frames_out += 1
-
-    def _record(self, item: _Waiting, drawn: Drawn) -> dict[str, Any] | OutputRecord:
-        facts: dict[str, Any] = {
-            "frame": item.number, "pts": item.pts, "time_base": item.time_base, "inferred": drawn.inferred,
-        }  # fmt: skip
-        if drawn.outputs is not None:
-            return OutputRecord(size_wh=(item.planes.width, item.planes.height), outputs=drawn.outputs, **facts)
-        if drawn.map_hw is None:
-            return picture_record(size_wh=self._pipeline.size(item.planes.width, item.planes.height), **facts)
-        pipeline = self._pipeline
-        return frame_record(
-            drawn.map_hw, pipeline.labels, pipeline.colors, background=pipeline.background, **facts
-        )  # fmt: skip
 
     def close(self) -> None:
         self._pipeline.close()  # waits for what is in flight
+        self._changes.close()
         self._in_flight.clear()
         self._waiting.clear()
+
+
+def _own(option: dict[str, Any] | None) -> dict[str, Any]:
+    """Options without the name of the node, which BMF's Python interface puts among them."""
+    return {name: value for name, value in (option or {}).items() if name != "alias"}
+
+
+def _record(pipeline: PicturePipeline, item: _Waiting, drawn: Drawn, is_first: bool) -> dict[str, Any] | OutputRecord:
+    facts: dict[str, Any] = {
+        "frame": item.number, "pts": item.pts, "time_base": item.time_base, "inferred": drawn.inferred,
+    }  # fmt: skip
+    if drawn.outputs is not None:
+        return OutputRecord(size_wh=(item.planes.width, item.planes.height), outputs=drawn.outputs, **facts)
+    if drawn.map_hw is None:
+        return picture_record(size_wh=pipeline.size(item.planes.width, item.planes.height), **facts)
+    return frame_record(
+        drawn.map_hw, pipeline.labels, pipeline.colors, background=pipeline.background, is_first=is_first, **facts
+    )
 
 
 def _send(stream: Any, content: Any, timestamp: int) -> None:

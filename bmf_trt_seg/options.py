@@ -12,6 +12,7 @@ import pydantic
 
 from bmf_trt_seg.engine.options import BuildOptions, Shape, options_from_text, parse_shape
 from bmf_trt_seg.spec import Color
+from bmf_trt_seg.text_values import FromText
 from bmf_trt_seg.validation import Strict, allowed_values, validated
 
 __all__ = [
@@ -20,11 +21,26 @@ __all__ = [
     "RecordSinkOptions",
     "SegmentOptions",
     "Style",
+    "changeable_options",
     "option_table",
     "read_options",
 ]
 
 Style = Literal["blend", "blur", "contour", "cutout", "sidebyside"]
+
+# an option with one of these may change in a running graph: at once, or with the network loaded anew beside the old one
+_AT_ONCE: dict[str, Any] = {"x-running": "at-once"}
+_RELOADED: dict[str, Any] = {"x-running": "reloaded"}
+
+
+def _comma_separated(part: str) -> str:
+    """A pattern of texts whose parts between commas are blank or fit `part`."""
+    return rf"^(\s*|{part})(,(\s*|{part}))*$"
+
+
+_PALETTE_TEXT = _comma_separated(r"[^,=]*=\s*#[0-9a-fA-F]{6}\s*")
+_SHAPES_TEXT = _comma_separated(r"([^,]*:)?\s*[0-9]+([xX][0-9]+){0,7}\s*")
+_BUILD_TEXT = r"^\s*\{|" + _comma_separated(rf"\s*({'|'.join(BuildOptions.model_fields)})\s*=[^,]*")
 
 
 def _split_commas(value: Any) -> Any:
@@ -54,58 +70,95 @@ class SegmentOptions(Strict):
     """Options of `bmf_trt_seg.module.SegmentModule`; see the fields."""
 
     model: str = pydantic.Field(
-        "", description="Model file (.onnx, .pt, .pt2, .engine), or a name that 'models list' shows."
+        "",
+        description="Model file (.onnx, .pt, .pt2, .engine), or a name that 'models list' shows.",
+        json_schema_extra=_RELOADED,
     )
     replay: str = pydantic.Field(
         "", description="Records written by --json: their masks are drawn again, and no network is run."
     )
     backend: Literal["auto", "onnxruntime", "pytorch", "tensorrt"] = pydantic.Field(
-        "auto", description="What runs the network; auto goes by the ending of the model file."
+        "auto",
+        description="What runs the network; auto goes by the ending of the model file.",
+        json_schema_extra=_RELOADED,
     )
     device: Annotated[
         str, pydantic.Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["'auto', 'cpu', 'cuda' or 'cuda:N'"])
-    ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.")
-    build: Annotated[BuildOptions, pydantic.BeforeValidator(options_from_text)] = pydantic.Field(
+    ] = pydantic.Field("auto", description="Where it runs: auto, cpu, cuda or cuda:N.", json_schema_extra=_RELOADED)
+    build: Annotated[BuildOptions, FromText(options_from_text, _BUILD_TEXT)] = pydantic.Field(
         BuildOptions(),
         description="With backend tensorrt and an .onnx file, how the engine is built: 'precision=fp16', or an object; "
         "see 'bmf-trt-seg build --help'.",
+        json_schema_extra=_RELOADED,
     )
-    input_shapes: Annotated[dict[str, Shape] | None, pydantic.BeforeValidator(_shapes_from_text)] = pydantic.Field(
+    input_shapes: Annotated[dict[str, Shape] | None, FromText(_shapes_from_text, _SHAPES_TEXT)] = pydantic.Field(
         None,
         description="Shapes of the network's inputs, where it leaves them open: 'input:1x3x512x512'. The picture's "
         "takes the place of its description's height and width, and its first size that of batch_size.",
+        json_schema_extra=_RELOADED,
     )
-    batch_size: int = pydantic.Field(1, ge=1, le=256, description="Frames in one inference.")
-    threads: int = pydantic.Field(1, ge=0, le=256, description="CPU threads of the network; 0 takes a thread a core.")
-    classes: Annotated[list[str | pydantic.StrictInt] | None, pydantic.BeforeValidator(_split_commas)] = pydantic.Field(
-        None, description="Classes to show, by name or index; the others count as background. Default: all but it."
+    batch_size: int = pydantic.Field(
+        1, ge=1, le=256, description="Frames in one inference.", json_schema_extra=_RELOADED
+    )
+    threads: int = pydantic.Field(
+        1,
+        ge=0,
+        le=256,
+        description="CPU threads of the network; 0 takes a thread a core.",
+        json_schema_extra=_RELOADED,
+    )
+    classes: Annotated[list[str | pydantic.StrictInt] | None, FromText(_split_commas, "")] = pydantic.Field(
+        None,
+        description="Classes to show, by name or index; the others count as background. Default: all but it.",
+        json_schema_extra=_AT_ONCE,
     )
     style: Style = pydantic.Field(
         "blend",
         description="blend: class colours over the picture; blur: all but the classes blurred; contour: class "
         "borders; cutout: one colour behind the classes; sidebyside: input and blend.",
+        json_schema_extra=_AT_ONCE,
     )
-    alpha: float = pydantic.Field(0.5, ge=0.0, le=1.0, description="Opacity of the class colours.")
-    palette: Annotated[list[Color] | dict[str, Color] | None, pydantic.BeforeValidator(_palette_from_text)] = (
+    alpha: float = pydantic.Field(
+        0.5, ge=0.0, le=1.0, description="Opacity of the class colours.", json_schema_extra=_AT_ONCE
+    )
+    palette: Annotated[list[Color] | dict[str, Color] | None, FromText(_palette_from_text, _PALETTE_TEXT)] = (
         pydantic.Field(
-            None, description="Colours '#rrggbb' in the place of the model's: one a class, or by class name."
+            None,
+            description="Colours '#rrggbb' in the place of the model's: one a class, or by class name.",
+            json_schema_extra=_AT_ONCE,
         )
     )
-    background_color: Color = pydantic.Field("#00b140", description="Colour behind the classes (cutout).")
-    legend: bool = pydantic.Field(False, description="Names and colours of the classes seen so far, burnt in.")
-    threshold: float | None = pydantic.Field(
-        None, ge=0.0, le=1.0, description="Least probability a class needs, in the place of the model's."
+    background_color: Color = pydantic.Field(
+        "#00b140", description="Colour behind the classes (cutout).", json_schema_extra=_AT_ONCE
     )
-    interval: int = pydantic.Field(1, ge=1, le=10000, description="Infer every Nth frame; hold the mask between.")
+    legend: bool = pydantic.Field(
+        False, description="Names and colours of the classes seen so far, burnt in.", json_schema_extra=_AT_ONCE
+    )
+    threshold: float | None = pydantic.Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Least probability a class needs, in the place of the model's.",
+        json_schema_extra=_AT_ONCE,
+    )
+    interval: int = pydantic.Field(
+        1,
+        ge=1,
+        le=10000,
+        description="Infer every Nth frame; hold the mask between.",
+        json_schema_extra=_AT_ONCE,
+    )
     smoothing: float = pydantic.Field(
         0.0,
         ge=0.0,
         lt=1.0,
         description="Weight of the past in the scores, 0 for none: exponential smoothing over inferences.",
+        json_schema_extra=_AT_ONCE,
     )
     output: Literal["overlay", "mask"] = pydantic.Field(
         "overlay",
         description="overlay: the picture, drawn on; mask: class colours on black, white if one class is shown.",
+        json_schema_extra=_AT_ONCE,
     )
     max_in_flight: int = pydantic.Field(
         2, ge=1, le=16, description="On a GPU, batches that are worked on while the next one fills."
@@ -217,6 +270,12 @@ def read_options(values: Any, subject: str = "options of SegmentModule") -> Segm
     Numbers and lists may be strings ("0.5", "person,dog"), because variables of a graph are.
     """
     return validated(SegmentOptions, values, subject)
+
+
+def changeable_options() -> dict[str, Literal["at-once", "reloaded"]]:
+    """Options that may change while a graph runs: 'at-once', or 'reloaded', which loads the network once more."""
+    marks = {name: field.json_schema_extra for name, field in SegmentOptions.model_fields.items()}
+    return {name: mark["x-running"] for name, mark in marks.items() if isinstance(mark, dict)}  # type: ignore[misc]
 
 
 def option_table() -> list[tuple[str, str, str, str]]:

@@ -42,10 +42,11 @@ class Look:
 class Overlay:
     """Draws class maps. Keeps nothing of a picture, but the classes seen so far for the legend."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, seen: set[int] | None = None) -> None:
+        """seen: as `Legend` takes it."""
         self._look = look
         self._tables: dict[object, list[_Table]] = {}
-        self._legend = Legend(look.labels, look.colors) if look.legend else None
+        self._legend = Legend(look.labels, look.colors, seen) if look.legend else None
         self._scratch = np.empty((2, 0, 0), np.uint8)
 
     def size(self, width: int, height: int) -> tuple[int, int]:

@@ -5,8 +5,10 @@ Between batches it keeps only what smoothing, held masks and the legend need. `p
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bmf_trt_seg.backends import Backend
-from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.frames import FramePlanes
+from bmf_trt_seg.looks import look_of, shown_classes
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.networks import backend_for
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look, Overlay
 from bmf_trt_seg.pipeline_tensors import ImagePipeline, RawPipeline
-from bmf_trt_seg.postprocess import Postprocess, check_smoothing, chosen_classes
+from bmf_trt_seg.postprocess import Postprocess, check_smoothing
 from bmf_trt_seg.preprocess import Preprocess
 from bmf_trt_seg.replay import RecordedMasks
 from bmf_trt_seg.segmentation import (
@@ -45,29 +47,49 @@ __all__ = ["NetworkMasks", "Pipeline", "open_pipeline"]
 _log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Past:
+    """Scores of the pictures so far, smoothed; of the network, whoever has asked it."""
+
+    scores: npt.NDArray[np.float32] | None = None
+
+
 class NetworkMasks:
     """Class maps by a network: of every Nth picture, held between."""
 
     def __init__(self, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
         """The backend is open; it is run once on an empty picture here, and closed by `close`."""
-        spec = backend.spec
-        check_smoothing(spec, options.smoothing)
-        self.labels, self.colors = _shown(spec, options)
+        self.network = backend
         self.batch_size = options.batch_size
-        self._interval = options.interval
-        self._smoothing = options.smoothing
         self._metrics = metrics
-        self._preprocess = Preprocess(spec.input)
-        self._backend = backend
+        self._preprocess = Preprocess(backend.spec.input)
+        self._past = _Past()
+        self._set(options)
+        self._check_output(backend.spec)
+
+    def _set(self, options: SegmentOptions) -> None:
+        spec = self.network.spec
+        check_smoothing(spec, options.smoothing)
+        self.labels, self.colors = shown_classes(spec, options)
+        self._interval, self._smoothing = options.interval, options.smoothing
         self._postprocess = Postprocess(spec, list(self.labels), options.threshold)
         self.background = self._postprocess.background
-        self._smoothed: npt.NDArray[np.float32] | None = None
         self._held: npt.NDArray[np.uint8] | None = None
-        self._check_output(spec)
+        self._first = 0
+
+    def changed(self, options: SegmentOptions) -> NetworkMasks:
+        """The same network with other options; see `PicturePipeline.changed`."""
+        other = copy.copy(self)
+        other._set(options)
+        return other
+
+    def begin(self, number: int) -> None:
+        """The next picture is `number`, and is due."""
+        self._first = number
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, is one for the network."""
-        return number % self._interval == 0
+        return (number - self._first) % self._interval == 0
 
     def segment(
         self, frames: Sequence[FramePlanes], numbers: Sequence[int], timestamps: Sequence[Timestamp]
@@ -80,7 +102,7 @@ class NetworkMasks:
             inferred = self.is_due(number)
             if inferred:
                 self._held = next(fresh)
-            assert self._held is not None, "the first picture of a stream is always due"
+            assert self._held is not None, "the first picture, and the first after a change, is always due"
             result.append(Segmentation(self._held, inferred))
         return result
 
@@ -88,7 +110,7 @@ class NetworkMasks:
         with self._metrics.stage("preprocess", **facts):
             batch = self._preprocess(frames)
         with self._metrics.stage("infer", **facts):
-            scores = self._backend.infer(batch)
+            scores = self.network.infer(batch)
         with self._metrics.stage("postprocess", **facts):
             return [
                 self._postprocess(self._smooth(one), (frame.width, frame.height))
@@ -96,27 +118,29 @@ class NetworkMasks:
             ]
 
     def _smooth(self, scores: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        past = self._past
         if not self._smoothing:
+            past.scores = None
             return scores
         fresh = scores.astype(np.float32)
-        if self._smoothed is not None:
-            fresh = self._smoothing * self._smoothed + (1.0 - self._smoothing) * fresh
-        self._smoothed = fresh
+        if past.scores is not None:
+            fresh = self._smoothing * past.scores + (1.0 - self._smoothing) * fresh
+        past.scores = fresh
         return fresh
 
     def _check_output(self, spec: ModelSpec) -> None:
         """Run once on black pictures: only the run tells the output's shape, and the first frame is not late."""
         size = (spec.input.height, spec.input.width)
-        count = self._backend.batch_size
+        count = self.network.batch_size
         shape = (count, 3, *size) if spec.input.layout == "nchw" else (count, *size, 3)
-        scores = self._backend.infer(np.zeros(shape, spec.input.dtype))
+        scores = self.network.infer(np.zeros(shape, spec.input.dtype))
         self._postprocess.check(scores.shape)
 
     def describe(self) -> str:
-        return f"{self._backend.model.name}, {self._backend.describe()}"
+        return f"{self.network.model.name}, {self.network.describe()}"
 
     def close(self) -> None:
-        self._backend.close()
+        self.network.close()
 
 
 class Pipeline:
@@ -126,10 +150,26 @@ class Pipeline:
     """Where pictures best lie: in host memory."""
 
     def __init__(self, masks: MaskSource, look: Look, metrics: StreamMetrics) -> None:
-        self._masks, self._metrics = masks, metrics
+        self._metrics = metrics
+        self._seen: set[int] = set()
+        self._set(masks, look)
+
+    def _set(self, masks: MaskSource, look: Look) -> None:
+        self._masks, self.network = masks, masks.network
         self.labels, self.colors = look.labels, look.colors
         self.background, self.batch_size = masks.background, masks.batch_size
-        self._overlay = Overlay(look)
+        self._overlay = Overlay(look, self._seen)
+
+    def changed(self, options: SegmentOptions) -> Pipeline:
+        """The same network, or records, with other options; see `PicturePipeline.changed`."""
+        masks = self._masks.changed(options)
+        other = copy.copy(self)
+        other._set(masks, look_of(options, masks.labels, masks.colors))
+        return other
+
+    def begin(self, number: int) -> None:
+        """The next picture is `number`, and is due."""
+        self._masks.begin(number)
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, costs an inference."""
@@ -179,17 +219,20 @@ class Pipeline:
         self._masks.close()
 
 
-def open_pipeline(options: SegmentOptions, metrics: StreamMetrics) -> PicturePipeline:
+def open_pipeline(
+    options: SegmentOptions, metrics: StreamMetrics, cancelled: Callable[[], bool] = lambda: False
+) -> PicturePipeline:
     """Load everything that `options` name: on a GPU, if the network takes its batches there and draws classes.
 
-    Raises ConfigError, ModelError, EngineError, BackendUnavailable or StreamError.
+    cancelled: asked while an engine is built, which takes minutes; it stops as well when the stream is to end. Raises
+    ConfigError, ModelError, EngineError, BackendUnavailable or StreamError.
     """
     pipeline: PicturePipeline
     if options.replay:
         masks = RecordedMasks(Path(options.replay), options.classes)
-        pipeline = Pipeline(masks, _look(options, masks.labels, masks.colors), metrics)
+        pipeline = Pipeline(masks, look_of(options, masks.labels, masks.colors), metrics)
     else:
-        backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested)
+        backend, options = backend_for(options, cancelled=lambda: metrics.stop_requested or cancelled())
         backend.open()
         try:
             pipeline = _of_network(backend, options, metrics)
@@ -206,7 +249,7 @@ def _of_network(backend: Backend, options: SegmentOptions, metrics: StreamMetric
         return RawPipeline(backend, options, metrics)
     if backend.spec.task == "image":
         return ImagePipeline(backend, options, metrics)
-    look = _look(options, *_shown(backend.spec, options))
+    look = look_of(options, *shown_classes(backend.spec, options))
     if backend.stream is None:
         return Pipeline(NetworkMasks(backend, options, metrics), look, metrics)
     return _on_gpu(backend, options, look, metrics)
@@ -219,41 +262,3 @@ def _on_gpu(backend: Backend, options: SegmentOptions, look: Look, metrics: Stre
 
     queue = CudaQueue(backend.stream)
     return CudaPipeline(backend, options, look, metrics, queue, kernels_for(queue.device))
-
-
-def _shown(spec: ModelSpec, options: SegmentOptions) -> tuple[dict[int, str], dict[int, str]]:
-    """Labels and colours of the classes to show, by index."""
-    chosen = chosen_classes(spec.labels, spec.background, options.classes)
-    return {index: spec.labels[index] for index in chosen}, {index: spec.colors[index] for index in chosen}
-
-
-def _look(options: SegmentOptions, labels: dict[int, str], colors: dict[int, str]) -> Look:
-    return Look(
-        colors={**colors, **_own_palette(options, labels)},
-        labels=labels,
-        style=options.style,
-        output=options.output,
-        alpha=options.alpha,
-        background_color=options.background_color,
-        legend=options.legend,
-    )
-
-
-def _own_palette(options: SegmentOptions, labels: dict[int, str]) -> dict[int, str]:
-    """Colours by class index from the option 'palette'."""
-    palette = options.palette
-    if palette is None:
-        return {}
-    if isinstance(palette, list):
-        last = max(labels, default=-1)
-        if len(palette) <= last:
-            raise ConfigError(
-                f"option 'palette' has {len(palette)} colours; one is needed for each class up to {last}: "
-                'give a list that long, or name classes: {"person": "#00ff00"}'
-            )
-        return {index: palette[index] for index in labels}
-    by_label = {label: index for index, label in labels.items()}
-    unknown = [label for label in palette if label not in by_label]
-    if unknown:
-        raise ConfigError(f"option 'palette': no class '{unknown[0]}' is shown; there are {', '.join(by_label)}")
-    return {by_label[label]: color for label, color in palette.items()}

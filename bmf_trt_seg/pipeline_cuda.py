@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.errors import EngineError
 from bmf_trt_seg.frames import FramePlanes, plane_shapes
 from bmf_trt_seg.legend import Legend
+from bmf_trt_seg.looks import look_of, shown_classes
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.overlay import Look
@@ -33,6 +35,17 @@ __all__ = ["CudaPipeline", "DrawnOnDevice"]
 _PRESENT_WORDS = 8  # of 32 bits: one for each class that a map of bytes can hold
 
 
+@dataclass
+class _Carried:
+    """What goes on over a change of options; only the thread that submits touches it."""
+
+    batch: torch.Tensor
+    """The network's input, always at the same address, so that its CUDA graph holds."""
+    smoothed: torch.Tensor | None = None
+    seen: set[int] = field(default_factory=set)
+    is_closed: bool = False
+
+
 class CudaPipeline:
     """From options to drawn pictures, all on one GPU.
 
@@ -49,28 +62,39 @@ class CudaPipeline:
         kernels: CudaKernels,
     ) -> None:
         """`backend` is open, with a stream; it is closed by `close`."""
-        spec = backend.spec
-        check_smoothing(spec, options.smoothing)
-        chosen = list(look.labels)
-        self.labels, self.colors = look.labels, look.colors
+        self.network, self._metrics = backend, metrics
         self.batch_size = options.batch_size
-        self._interval, self._smoothing = options.interval, options.smoothing
-        self._metrics, self._backend = metrics, backend
         self._queue, self._kernels = queue, kernels
-        postprocess = Postprocess(spec, chosen, options.threshold)
-        self.background = postprocess.background
-        self._preprocess = CudaPreprocess(spec.input, kernels)
-        self._overlay = CudaOverlay(spec, chosen, self.background, options.threshold, look, kernels)
-        self._legend = Legend(look.labels, look.colors) if look.legend else None
-        self._is_beside = look.output == "overlay" and look.style == "sidebyside"
-        self._is_closed = False
-        self._smoothed: torch.Tensor | None = None
-        self._held: torch.Tensor | None = None
+        self._preprocess = CudaPreprocess(backend.spec.input, kernels)
         with self._in_queue():
-            self._batch = self._new_batch(backend.batch_size)
-            self._backend.infer_on_device(self._batch)
+            self._carried = _Carried(self._new_batch(backend.batch_size))
+            postprocess = self._set(options, look)
+            backend.infer_on_device(self._carried.batch)
             # the second time it may be recorded, which takes so long that a live stream would stand still
-            postprocess.check(tuple(self._backend.infer_on_device(self._batch).shape))
+            postprocess.check(tuple(backend.infer_on_device(self._carried.batch).shape))
+
+    def _set(self, options: SegmentOptions, look: Look) -> Postprocess:
+        """Take over options; how classes would be decided on the CPU."""
+        spec, chosen = self.network.spec, list(look.labels)
+        check_smoothing(spec, options.smoothing)
+        postprocess = Postprocess(spec, chosen, options.threshold)
+        self.labels, self.colors, self.background = look.labels, look.colors, postprocess.background
+        self._interval, self._smoothing, self._first = options.interval, options.smoothing, 0
+        self._overlay = CudaOverlay(spec, chosen, self.background, options.threshold, look, self._kernels)
+        self._legend = Legend(look.labels, look.colors, self._carried.seen) if look.legend else None
+        self._is_beside = look.output == "overlay" and look.style == "sidebyside"
+        self._held: torch.Tensor | None = None
+        return postprocess
+
+    def changed(self, options: SegmentOptions) -> CudaPipeline:
+        """The same network and queue with other options; see `PicturePipeline.changed`."""
+        other = copy.copy(self)
+        other._set(options, look_of(options, *shown_classes(self.network.spec, options)))
+        return other
+
+    def begin(self, number: int) -> None:
+        """The next picture is `number`, and is due."""
+        self._first = number
 
     @property
     def device(self) -> torch.device:
@@ -79,14 +103,14 @@ class CudaPipeline:
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, is one for the network."""
-        return number % self._interval == 0
+        return (number - self._first) % self._interval == 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what is drawn for a picture of this size."""
         return self._overlay.size(width, height)
 
     def describe(self) -> str:
-        return f"{self._backend.model.name}, {self._backend.describe()}"
+        return f"{self.network.model.name}, {self.network.describe()}"
 
     def submit(
         self,
@@ -114,7 +138,7 @@ class CudaPipeline:
                 with self._metrics.stage("preprocess", on=self._queue.stream, **facts):
                     batch = self._filled(due)
                 with self._metrics.stage("infer", on=self._queue.stream, frame=numbers[0], frames=len(due)):
-                    scores = iter(_for_drawing(self._backend.infer_on_device(batch)))
+                    scores = iter(_for_drawing(self.network.infer_on_device(batch)))
             with self._metrics.stage("overlay", on=self._queue.stream, **facts):
                 drawings = [
                     self._drawing(picture, target, next(scores) if self.is_due(number) else None, wants_maps)
@@ -126,10 +150,10 @@ class CudaPipeline:
 
     def close(self) -> None:
         """Wait for what is on its way, and free the network."""
-        if not self._is_closed:
-            self._is_closed = True
+        if not self._carried.is_closed:
+            self._carried.is_closed = True
             self._queue.close()
-            self._backend.close()
+            self.network.close()
 
     # -------------------------------------------------------------------------------------------------- the four steps
 
@@ -153,10 +177,11 @@ class CudaPipeline:
         return narrow
 
     def _filled(self, due: Sequence[FramePlanes]) -> torch.Tensor:
-        """The network's input, always at the same address, so that its CUDA graph holds."""
-        if len(due) > len(self._batch):
-            self._batch = self._new_batch(len(due))
-        batch = self._batch[: len(due)]
+        """The network's input."""
+        carried = self._carried
+        if len(due) > len(carried.batch):
+            carried.batch = self._new_batch(len(due))
+        batch = carried.batch[: len(due)]
         self._preprocess(due, batch, self._queue.handle)
         return batch
 
@@ -171,7 +196,7 @@ class CudaPipeline:
             map_hw = self._held
         elif wants_maps or is_held:
             map_hw = torch.empty((picture.height, picture.width), dtype=torch.uint8, device=self.device)
-        if scores is not None and self._smoothing:
+        if scores is not None:
             scores = self._smooth(scores)
         if is_held:
             self._held = map_hw
@@ -182,12 +207,16 @@ class CudaPipeline:
         return Drawing(picture, canvas, scores, map_hw, present)
 
     def _smooth(self, scores: torch.Tensor) -> torch.Tensor:
+        carried = self._carried
+        if not self._smoothing:
+            carried.smoothed = None
+            return scores
         fresh = scores.float()
-        if self._smoothed is not None:
-            fresh = self._smoothing * self._smoothed + (1.0 - self._smoothing) * fresh
+        if carried.smoothed is not None:
+            fresh = self._smoothing * carried.smoothed + (1.0 - self._smoothing) * fresh
         elif fresh is scores:
             fresh = scores.clone()  # the network writes its next scores there
-        self._smoothed = fresh
+        carried.smoothed = fresh
         return fresh
 
     def _leaving(
@@ -255,7 +284,7 @@ class CudaPipeline:
 
     def _failed(self, error: RuntimeError) -> EngineError:
         reason = str(error).strip().splitlines()[0]
-        return EngineError(f"network '{self._backend.model.name}' failed on pictures on the GPU: {reason}")
+        return EngineError(f"network '{self.network.model.name}' failed on pictures on the GPU: {reason}")
 
     def _new_planes(self, like: FramePlanes, width: int, height: int) -> FramePlanes:
         import torch
@@ -267,7 +296,7 @@ class CudaPipeline:
     def _new_batch(self, count: int) -> torch.Tensor:
         import torch
 
-        spec = self._backend.spec.input
+        spec = self.network.spec.input
         size = (spec.height, spec.width)
         shape = (count, 3, *size) if spec.layout == "nchw" else (count, *size, 3)
         return torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=self.device)

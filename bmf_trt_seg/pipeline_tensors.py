@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Self
 
 from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.colors import rgb_to_ycbcr_matrix
@@ -43,19 +45,34 @@ class _TensorPipeline(abc.ABC):
         """The backend is open; it is closed by `close`. ConfigError for options that are about classes."""
         self.labels: dict[int, str] = {}
         self.colors: dict[int, str] = {}
-        self.batch_size, self._interval = options.batch_size, options.interval
-        self._backend, self._metrics = backend, metrics
+        self.batch_size = options.batch_size
+        self.network, self._metrics = backend, metrics
         self._preprocess = Preprocess(backend.spec.input)
+        self._set(options)
+
+    def _set(self, options: SegmentOptions) -> None:
+        self._interval, self._first = options.interval, 0
+        spec, model = self.network.spec, self.network.model
         useless = [name for name in _OF_CLASSES if name in options.model_fields_set and _is_said(options, name)]
         if useless:
             raise ConfigError(
                 f"option '{useless[0]}' is for networks of task 'segmentation'; "
-                f"the task of '{backend.model.name}' is '{backend.spec.task}'"
+                f"the task of '{model.name}' is '{spec.task}'"
             )
+
+    def changed(self, options: SegmentOptions) -> Self:
+        """The same network with other options; see `PicturePipeline.changed`."""
+        other = copy.copy(self)
+        other._set(options)
+        return other
+
+    def begin(self, number: int) -> None:
+        """The next picture is `number`, and is due."""
+        self._first = number
 
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, is one for the network."""
-        return number % self._interval == 0
+        return (number - self._first) % self._interval == 0
 
     def submit(
         self,
@@ -76,14 +93,14 @@ class _TensorPipeline(abc.ABC):
 
     def describe(self) -> str:
         """What runs where, in a few words."""
-        return f"{self._backend.model.name}, {self._backend.describe()}"
+        return f"{self.network.model.name}, {self.network.describe()}"
 
     def close(self) -> None:
         """Free the network."""
-        self._backend.close()
+        self.network.close()
 
     def _empty_batch(self, count: int) -> npt.NDArray[np.generic]:
-        spec = self._backend.spec.input
+        spec = self.network.spec.input
         size = (spec.height, spec.width)
         return np.zeros((count, 3, *size) if spec.layout == "nchw" else (count, *size, 3), spec.dtype)
 
@@ -115,7 +132,7 @@ class RawPipeline(_TensorPipeline):
             with self._metrics.stage("preprocess", **facts):
                 batch = self._preprocess(due)
             with self._metrics.stage("infer", **facts):
-                fresh = iter(self._backend.infer_all(batch))
+                fresh = iter(self.network.infer_all(batch))
         drawn = []
         for frame, number, target in zip(frames, numbers, targets, strict=True):
             inferred = self.is_due(number)
@@ -133,13 +150,16 @@ class ImagePipeline(_TensorPipeline):
 
     def __init__(self, backend: Backend, options: SegmentOptions, metrics: StreamMetrics) -> None:
         super().__init__(backend, options, metrics)
-        if options.interval > 1:
-            raise ConfigError(
-                f"option 'interval': got {options.interval}; '{backend.model.name}' makes a new picture of each"
-            )
         self._is_told = False
         height, width = self._output_size(backend.infer(self._empty_batch(backend.batch_size)).shape)
         self._scale = width / backend.spec.input.width, height / backend.spec.input.height
+
+    def _set(self, options: SegmentOptions) -> None:
+        super()._set(options)
+        if options.interval > 1:
+            raise ConfigError(
+                f"option 'interval': got {options.interval}; '{self.network.model.name}' makes a new picture of each"
+            )
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of what is made of a picture of this size."""
@@ -153,7 +173,7 @@ class ImagePipeline(_TensorPipeline):
         with self._metrics.stage("preprocess", **facts):
             batch = self._preprocess(frames)
         with self._metrics.stage("infer", **facts):
-            made = self._backend.infer(batch)
+            made = self.network.infer(batch)
         with self._metrics.stage("postprocess", **facts):
             for frame, one, target in zip(frames, made, targets, strict=True):
                 size = self.size(frame.width, frame.height)
@@ -166,7 +186,7 @@ class ImagePipeline(_TensorPipeline):
         self, made: npt.NDArray[np.generic], frame: FramePlanes, size_wh: tuple[int, int]
     ) -> npt.NDArray[np.float32]:
         """(H, W, 3) float32 R'G'B', 0 to 1, without the borders of a letterboxed picture, and of this size."""
-        spec = self._backend.spec
+        spec = self.network.spec
         rgb = made.transpose(1, 2, 0) if spec.output.layout == "nchw" else made
         rgb = rgb[..., ::-1] if spec.input.channel_order == "bgr" else rgb
         left, top, width, height = spec.input.placement(frame.width, frame.height)
@@ -179,21 +199,21 @@ class ImagePipeline(_TensorPipeline):
         return picture
 
     def _tell_of_scaling(self, frame: FramePlanes) -> None:
-        spec = self._backend.spec.input
+        spec = self.network.spec.input
         if not self._is_told and (frame.width, frame.height) != (spec.width, spec.height):
             _log.warning(
                 "stream '%s': frames of %dx%d are scaled to the %dx%d that '%s' takes, and its pictures back; option "
                 "'input_shapes' sets another size where the network leaves it open",
-                self._metrics.name, frame.width, frame.height, spec.width, spec.height, self._backend.model.name,
+                self._metrics.name, frame.width, frame.height, spec.width, spec.height, self.network.model.name,
             )  # fmt: skip
         self._is_told = True
 
     def _output_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        output = self._backend.spec.output
+        output = self.network.spec.output
         wanted = "(N, 3, H, W)" if output.layout == "nchw" else "(N, H, W, 3)"
         if len(shape) != 4 or shape[1 if output.layout == "nchw" else 3] != 3:
             raise ModelError(
-                f"output '{output.name}' of model '{self._backend.model.name}' has the shape {list(shape)}; a picture "
+                f"output '{output.name}' of model '{self.network.model.name}' has the shape {list(shape)}; a picture "
                 f"is {wanted} ({output.layout})"
             )
         height, width = shape[2:] if output.layout == "nchw" else shape[1:3]

@@ -30,6 +30,12 @@ _COUNTERS: tuple[tuple[str, str, Callable[[StreamView], int | None]], ...] = (
         lambda view: _of_role(view, "source", "held"),
     ),
     ("frames_inferred", "Frames that the network saw.", lambda view: _of_role(view, "segment", "inferred")),
+    ("option_changes", "Times that options changed while it ran.", lambda view: _of_role(view, "segment", "changes")),
+    (
+        "option_changes_refused",
+        "Changes of options that were refused.",
+        lambda view: _of_role(view, "segment", "changes_refused"),
+    ),
     (
         "reconnects",
         "Times that a camera came back.",

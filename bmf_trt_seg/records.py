@@ -8,7 +8,8 @@
 `background` is the value of a pixel of no recorded class in class maps and PNG files, 0 or 255 (NO_CLASS).
 `share` is the part of the picture's pixels, `bbox` is left, top, width, height in pixels, `rle` the compressed
 run-length encoding of the COCO data set (column by column; `pycocotools.mask.decode` reads it).
-`shown`, all classes that could have been recorded, is in the record of frame 0 only.
+`shown`, all classes that could have been recorded, is in the record of frame 0 only, and in the first one after a
+change of options.
 
 A network of task 'raw' gives an `OutputRecord` in its place, with `outputs`, its output arrays by name, and no classes.
 """
@@ -41,8 +42,9 @@ def frame_record(
     time_base: Fraction,
     inferred: bool,
     background: int,
+    is_first: bool = False,
 ) -> dict[str, Any]:
-    """The record of one frame.
+    """The record of one frame; is_first: of these classes, as that of frame 0 is in any case.
 
     map_hw: (H, W) uint8 class map. labels, colors: of the classes to record, by index; a class that does not occur
     is left out. pts in units of time_base seconds. background: the value of pixels of no class.
@@ -71,7 +73,7 @@ def frame_record(
         "background": background,
         "classes": classes,
     }
-    if frame == 0:
+    if frame == 0 or is_first:
         record["shown"] = [{"index": index, "label": labels[index], "color": colors[index]} for index in labels]
     return record
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
@@ -16,6 +17,9 @@ from bmf_trt_seg.postprocess import chosen_classes
 from bmf_trt_seg.records import class_map
 from bmf_trt_seg.segmentation import Segmentation, Timestamp
 from bmf_trt_seg.spec import NO_CLASS, Color
+
+if TYPE_CHECKING:
+    from bmf_trt_seg.options import SegmentOptions
 
 __all__ = ["RecordedMasks"]
 
@@ -64,14 +68,27 @@ class RecordedMasks:
         classes: which of the recorded ones to show; default all. Raises StreamError or ConfigError.
         """
         self._path = path
-        labels, colors, self.background = self._recorded_classes()
+        self._recorded_labels, self._recorded_colors, self.background = self._recorded_classes()
+        self._choose(classes)
+        self.network = self._read()
+
+    def _choose(self, classes: Sequence[str | int] | None) -> None:
+        labels, colors = self._recorded_labels, self._recorded_colors
         if not labels:
             classes = None  # nothing was ever seen, so nothing can be chosen
         names = [labels.get(index, f"class {index}") for index in range(max(labels, default=-1) + 1)]
         chosen = [index for index in chosen_classes(names, None, classes) if index in labels]
         self.labels = {index: labels[index] for index in chosen}
         self.colors = {index: colors[index] for index in chosen}
-        self._records = self._read()
+
+    def changed(self, options: SegmentOptions) -> RecordedMasks:
+        """The same records with other classes; see `PicturePipeline.changed`."""
+        other = copy.copy(self)
+        other._choose(options.classes)
+        return other
+
+    def begin(self, number: int) -> None:
+        """Every picture has its record."""
 
     def is_due(self, number: int) -> bool:
         return True
@@ -89,10 +106,10 @@ class RecordedMasks:
         return f"masks from '{self._path}'"
 
     def close(self) -> None:
-        self._records.close()
+        self.network.close()
 
     def _next(self, frame: FramePlanes, number: int, timestamp: Timestamp) -> Segmentation:
-        record = next(self._records, None)
+        record = next(self.network, None)
         if record is None:
             raise ConfigError(f"records '{self._path}' end after {number} frames, but the video goes on")
         pts, time_base = timestamp

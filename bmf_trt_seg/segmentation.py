@@ -16,6 +16,8 @@ from bmf_trt_seg.records import Outputs
 if TYPE_CHECKING:
     import torch
 
+    from bmf_trt_seg.options import SegmentOptions
+
 __all__ = [
     "Batch",
     "Drawn",
@@ -84,6 +86,10 @@ class PicturePipeline(Protocol):
     """How many pictures that are due it takes at once."""
 
     @property
+    def network(self) -> object:
+        """What `close` frees; one that `changed` has made has the same."""
+
+    @property
     def device(self) -> torch.device | None:
         """Where pictures best lie; None for host memory."""
 
@@ -104,6 +110,16 @@ class PicturePipeline(Protocol):
     ) -> Batch:
         """Have consecutive pictures of one size made into `targets`; numbers count from the stream's first, 0."""
 
+    def changed(self, options: SegmentOptions) -> PicturePipeline:
+        """One with other options and the same open network, to take the place of this one.
+
+        Any thread may call it while this one works: nothing is run, and this one stays as it is. Batches that were
+        submitted here may be finished after the other one has got its first. Raises ConfigError.
+        """
+
+    def begin(self, number: int) -> None:
+        """The next picture is `number`, and is one for the network, from which the interval counts."""
+
     def describe(self) -> str:
         """What runs where, in a few words."""
 
@@ -123,6 +139,10 @@ class MaskSource(Protocol):
     batch_size: int
     """How many pictures that are due it takes at once."""
 
+    @property
+    def network(self) -> object:
+        """What `close` frees; one that `changed` has made has the same."""
+
     def is_due(self, number: int) -> bool:
         """Whether the picture of this number, from 0, costs an inference."""
 
@@ -130,6 +150,12 @@ class MaskSource(Protocol):
         self, frames: Sequence[FramePlanes], numbers: Sequence[int], timestamps: Sequence[Timestamp]
     ) -> list[Segmentation]:
         """A class map for each of consecutive pictures, all of one size."""
+
+    def changed(self, options: SegmentOptions) -> MaskSource:
+        """As `PicturePipeline.changed`."""
+
+    def begin(self, number: int) -> None:
+        """As `PicturePipeline.begin`."""
 
     def describe(self) -> str:
         """Where masks come from, in a few words."""

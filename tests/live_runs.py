@@ -18,7 +18,7 @@ import av
 from prometheus_client.parser import text_string_to_metric_families
 from web_runs import PROGRAM, program, until
 
-__all__ = ["PROGRAM", "QUICK", "Live", "frames_of", "graph_file", "live", "until"]
+__all__ = ["PROGRAM", "QUICK", "Live", "frames_of", "graph_file", "live", "until", "write_feeds"]
 
 QUICK = {"connect_timeout": 3.0, "read_timeout": 3.0, "backoff": 0.1, "backoff_max": 0.2}
 """Options of a feed that tests need not wait for."""
@@ -31,6 +31,7 @@ class Live:
     process: subprocess.Popen[str]
     errors: Path
     url: str = ""
+    token: str = ""
     answers: list[str] = field(default_factory=list)
 
     def said(self) -> str:
@@ -46,14 +47,24 @@ class Live:
         return [one["state"] for one in self.log() if one.get("stream") == stream and "state" in one]
 
     def ask(self, page: str) -> str:
+        return self.send(page)[1]
+
+    def send(self, page: str, content: Any = None) -> tuple[int, str]:
+        """The status and the answer; `content` is sent as a change, in JSON."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(
+            f"{self.url}/{page}", body, {**headers, "Content-Type": "application/json"},
+            method="GET" if body is None else "PATCH",
+        )  # fmt: skip
         try:
-            with urllib.request.urlopen(f"{self.url}/{page}", timeout=10) as answer:
-                text: str = answer.read().decode()
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                status, text = answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
-                text = error.read().decode()
+                status, text = error.code, error.read().decode()
         self.answers.append(text)
-        return text
+        return status, text
 
     def value(self, name: str, **labels: str) -> float:
         """A metric's, or -1."""
@@ -80,15 +91,21 @@ class Live:
         return next(one for one in reversed(self.log()) if one.get("stream") == stream and "frames_in" in one)
 
 
+def write_feeds(folder: Path, feeds: list[dict[str, Any]], defaults: dict[str, Any] | None = None) -> Path:
+    """A feeds file for tests, in the place of an older one."""
+    path = folder / "feeds.json"
+    path.write_text(json.dumps({"defaults": {**QUICK, **(defaults or {})}, "feeds": feeds}))
+    return path
+
+
 @contextmanager
 def live(
     folder: Path, feeds: list[dict[str, Any]], *flags: object, defaults: dict[str, Any] | None = None, **variables: str
 ) -> Iterator[Live]:
     """Run feeds; the program is asked to stop at the end, unless it has ended."""
-    path, errors = folder / "feeds.json", folder / "errors.txt"
-    path.write_text(json.dumps({"defaults": {**QUICK, **(defaults or {})}, "feeds": feeds}))
+    path, errors = write_feeds(folder, feeds, defaults), folder / "errors.txt"
     with program(errors, "live", path, "--web", ":0", "--log-format", "json", *flags, **variables) as process:
-        run = Live(process, errors)
+        run = Live(process, errors, token=variables.get("BMF_TRT_SEG_WEB_TOKEN", ""))
         run.url = until(lambda: re.search(r"http://[^/]+", run.said()) or process.poll() is not None)[0]
         yield run
 

@@ -30,7 +30,8 @@ from bmf_trt_seg.cli.main import main
 PROGRAM = str(Path(sys.executable).with_name("bmf-trt-seg"))
 TEMPLATES = Path(__file__).parents[1] / "graphs"
 VERBS = [
-    [], ["segment"], ["render"], ["run"], ["graph"], ["graph", "check"], ["models"], ["models", "list"],
+    [], ["segment"], ["render"], ["run"], ["graph"], ["graph", "check"], ["graph", "new"],
+    ["graph", "show"], ["graph", "schema"], ["models"], ["models", "list"],
     ["models", "fetch"], ["models", "show"], ["models", "export"], ["models", "describe"],
     ["doctor"], ["images"], ["infer"],
 ]  # fmt: skip

@@ -194,12 +194,12 @@ def test_openmetrics_for_whoever_wants_it() -> None:
 
 
 def test_every_metric_has_a_help_text_and_follows_the_naming_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(list(families())) == 10
+    assert len(list(families())) == 12
     feed_states.open_feed("door", ("door",))
     metrics.open_stream("door", "sink").outputs = [metrics.OutputMetrics("a.mp4", "file")]
     monkeypatch.setattr(prometheus, "shared_counts", lambda: [SharedCounts("a.onnx", 1, 0, 0, 0, {}, ())])
     found = list(families())
-    assert len(found) == 10 + 6 + 2 + 4
+    assert len(found) == 12 + 6 + 2 + 4
     for family in found:
         assert family.documentation.endswith(".")
         assert family.name.startswith("bmf_trt_seg_")

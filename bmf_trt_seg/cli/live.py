@@ -15,7 +15,7 @@ from bmf_trt_seg.cli.live_status import LiveStatus
 from bmf_trt_seg.cli.logs import failure, log_format_flag
 from bmf_trt_seg.cli.options import set_messages
 from bmf_trt_seg.cli.web import Web, serving, web_flags
-from bmf_trt_seg.live.feeds import read_feeds
+from bmf_trt_seg.live.feeds import Feed, FeedsReader
 from bmf_trt_seg.live.networks import feed_options, loaded_networks
 from bmf_trt_seg.live.signals import HeldSignals
 from bmf_trt_seg.live.sinks import check_encoders, check_outputs
@@ -50,10 +50,12 @@ def command(
     """Run the live feeds that a file names, and start those again that fail.
 
     Ends when all feeds have: with exit code 0 by themselves, with 1 if one failed for good. After a signal they end in
-    good order, and the code is 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP); a second signal ends it at once.
+    good order, and the code is 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal is gone); a second signal ends it at
+    once. SIGHUP has the file read again: feeds that are new in it are started, others are changed or ended.
     """
     set_messages(quiet, verbose)
-    feeds = read_feeds(path, given_variables(variables))
+    reader = FeedsReader(path, given_variables(variables))
+    feeds = reader.read()
     if check:
         with loaded_networks(feeds):
             check_encoders(feeds, verbose)
@@ -67,14 +69,29 @@ def command(
             with signals.let_through():  # it may take minutes
                 for options in to_build:
                     build_engine(options, quiet)
-        with loaded_networks(feeds), LiveStatus(quiet) as status:
+        with loaded_networks(feeds) as networks, LiveStatus(quiet) as status:
             check_outputs(feeds, verbose)
 
             def watch(states: Sequence[Report]) -> None:
+                health.expect(name for one in states if not one.is_leaving for name in one.state.streams)
                 health.beat()
                 status.update(states)
 
-            ended, number = supervise(feeds, signals, limits, verbose=verbose, watch=watch)
+            def reread(running: Sequence[Feed]) -> list[Feed]:
+                wanted = reader.read()
+                new = [feed for feed in wanted if feed not in running]
+                try:
+                    networks.load(new)
+                    check_outputs(new, verbose, in_use={place for feed in running for place in feed.graph.outputs})
+                except BaseException:
+                    networks.keep(running)
+                    raise
+                networks.keep(wanted)
+                return wanted
+
+            ended, number = supervise(
+                feeds, signals, limits, verbose=verbose, watch=watch, reread=reread, over=lambda one: _tell(one, "")
+            )
     return _reported(ended, number)
 
 

@@ -80,6 +80,8 @@ class LiveStatus:
     def _rate(self, feed: Report, now: float) -> float:
         """Frames a second of late."""
         history = self._history.setdefault(feed.state.name, deque())
+        if history and feed.totals.frames_out < history[-1][1]:
+            history.clear()  # another feed of that name
         history.append((now, feed.totals.frames_out))
         while len(history) > 2 and now - history[1][0] >= _RATE_SECONDS:
             history.popleft()

@@ -14,6 +14,7 @@ import click
 from bmf_trt_seg.health import READY_SECONDS, Health
 from bmf_trt_seg.http_server import HttpServer, Request, Response
 from bmf_trt_seg.prometheus import Exposition
+from bmf_trt_seg.watch.options_page import add_options_page
 from bmf_trt_seg.watch.pages import add_watch_pages
 from bmf_trt_seg.watch.status import Status
 from bmf_trt_seg.watch.streams import watching
@@ -47,7 +48,7 @@ def web_flags(function: Function) -> Function:
         ),
         click.option(
             "--web-token", envvar="BMF_TRT_SEG_WEB_TOKEN", show_envvar=True, default="", metavar="TOKEN",
-            help="Token that clients have to give; a must where other machines can connect.",
+            help="Token that clients have to give; a must where other machines can connect, and for changes.",
         ),
         click.option(
             "--web", "web_address", metavar="[HOST]:PORT",
@@ -72,7 +73,9 @@ def serving(web: Web, streams: Iterable[str]) -> Iterator[Health]:
     exposition = Exposition(lambda: health.streams)
     with watching(), HttpServer(web.address, web.token) as server:
         add_pages(server, health, exposition)
-        add_watch_pages(server, Status(lambda: health.streams, web.ready_seconds))
+        status = Status(lambda: health.streams, web.ready_seconds)
+        add_watch_pages(server, status)
+        add_options_page(server, status.names)
         _log.info("web: %s/, /metrics, /healthz, /readyz", server.url, extra={"port": server.port})
         yield health
 

@@ -18,7 +18,7 @@ from bmf_trt_seg.options import LiveOptions, SegmentOptions
 from bmf_trt_seg.sources.urls import is_network, masked
 from bmf_trt_seg.validation import Strict, validated
 
-__all__ = ["CameraFeed", "Feed", "FeedsFile", "GraphFeed", "Restarts", "read_feeds"]
+__all__ = ["CameraFeed", "Feed", "FeedsFile", "FeedsReader", "GraphFeed", "Restarts", "read_feeds"]
 
 Name = Annotated[
     str,
@@ -82,23 +82,45 @@ class Feed:
     restarts: Restarts = Restarts()
 
 
-def read_feeds(path: Path, variables: Mapping[str, str] | None = None) -> list[Feed]:
-    """The feeds of a file, with its variables put in as those of a graph are.
+class FeedsReader:
+    """Reads a feeds file, and reads it again after it was changed."""
 
-    Raises StreamError if it cannot be read; ConfigError with all that is wrong, naming file, feed and field.
-    """
-    subject = f"feeds file '{path}'"
-    content = validated(FeedsFile, load_object(path, variables or {}, subject, "feeds"), subject)
-    _check_defaults(content.defaults, f"{subject}, defaults")
-    entries = [_merged(entry, content.defaults) for entry in content.feeds]
-    batch_size = min(_MOST_IN_A_BATCH, max(1, sum("graph" not in entry for entry in entries)))
+    def __init__(self, path: Path, variables: Mapping[str, str] | None = None) -> None:
+        """variables: put in as those of a graph are."""
+        self._path, self._variables = path, variables or {}
+        self._batch_size: int | None = None
+
+    def read(self) -> list[Feed]:
+        """The feeds that the file has now.
+
+        The batch size of feeds that say none stays what it was the first time: with another one, a feed that is added
+        would not share the network of those that run. Raises StreamError if the file cannot be read; ConfigError with
+        all that is wrong, naming file, feed and field.
+        """
+        subject = f"feeds file '{self._path}'"
+        content = validated(FeedsFile, load_object(self._path, self._variables, subject, "feeds"), subject)
+        _check_defaults(content.defaults, f"{subject}, defaults")
+        entries = [_merged(entry, content.defaults) for entry in content.feeds]
+        cameras = sum("graph" not in entry for entry in entries)
+        batch_size = self._batch_size or min(_MOST_IN_A_BATCH, max(1, cameras))
+        feeds = _checked_feeds(entries, subject, self._path.parent, batch_size)
+        self._batch_size = batch_size
+        return feeds
+
+
+def read_feeds(path: Path, variables: Mapping[str, str] | None = None) -> list[Feed]:
+    """The feeds of a file; see `FeedsReader`."""
+    return FeedsReader(path, variables).read()
+
+
+def _checked_feeds(entries: list[dict[str, Any]], subject: str, folder: Path, batch_size: int) -> list[Feed]:
     feeds: list[Feed] = []
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
         name = entry.get("name")
         own = f"{subject}, feed '{name}'" if isinstance(name, str) else f"{subject}, feed {number}"
         try:
-            feeds.append(_feed(entry, own, path.parent, batch_size))
+            feeds.append(_feed(entry, own, folder, batch_size))
         except ConfigError as error:
             problems.append(str(error))
     names = [str(entry.get("name")) for entry in entries]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bmf_trt_seg.graph import check_graph
-from bmf_trt_seg.live_outputs.options import LiveSinkOptions, PushOutput
+from bmf_trt_seg.live_outputs.options import LiveSinkOptions, Output, PushOutput
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.sources.urls import is_network
 from bmf_trt_seg.validation import Strict
 
-__all__ = ["LiveGraph", "feed_graph", "own_graph"]
+__all__ = ["LiveGraph", "feed_graph", "own_graph", "place_of"]
 
 _PACKAGE = __name__.partition(".")[0]
 _OURS = ("LiveSource", "NvDecSource", "SegmentModule", "LiveSink")  # modules that count frames under their name
@@ -37,6 +39,20 @@ class LiveGraph:
     outputs: tuple[str, ...] = ()
     """Paths and addresses that it writes to."""
     problems: tuple[str, ...] = ()
+
+    def without_segments(self) -> dict[str, Any]:
+        """The graph but for the options of its SegmentModules: what cannot change while it runs."""
+        nodes = [{**node, "option": {}} if _kind(node) == "SegmentModule" else node for node in self.content["nodes"]]
+        return {**self.content, "nodes": nodes}
+
+    def with_segments(self, options: Mapping[str, SegmentOptions]) -> LiveGraph:
+        """The same graph with other options of its SegmentModules, by the names of their streams."""
+        content = copy.deepcopy(self.content)
+        nodes = [node for node in content["nodes"] if _kind(node) == "SegmentModule"]
+        for node in nodes:
+            if node["option"]["name"] in options:
+                node["option"] = _given(options[node["option"]["name"]])
+        return replace(self, content=content, segments=tuple(node["option"] for node in nodes))
 
 
 def feed_graph(source: dict[str, Any], segment: SegmentOptions, sink: LiveSinkOptions) -> LiveGraph:
@@ -83,10 +99,8 @@ def _described(content: dict[str, Any], writes_files: bool) -> LiveGraph:
     names = [str(option["name"]) for kind, option in nodes if kind in _OURS]
     inputs = [str(option.get("url") or option.get("input_path") or option.get("path") or "") for _, option in nodes]
     sinks = [LiveSinkOptions.model_validate(option) for kind, option in nodes if kind == "LiveSink"]
-    places = [
-        output.url if isinstance(output, PushOutput) else output.path for sink in sinks for output in sink.outputs
-    ]
-    places += [str(option[key]) for _, option in nodes for key in ("output_path", "json", "masks") if option.get(key)]
+    places = [place_of(output) for sink in sinks for output in sink.outputs]
+    written = [str(option[key]) for _, option in nodes for key in ("output_path", "json", "masks") if option.get(key)]
     return LiveGraph(
         content,
         tuple(dict.fromkeys(names)),
@@ -94,8 +108,17 @@ def _described(content: dict[str, Any], writes_files: bool) -> LiveGraph:
         any(is_network(path) for path in inputs),
         writes_files,
         tuple(sinks),
-        tuple(place if is_network(place) else str(Path(place).resolve()) for place in places),
+        (*places, *map(_resolved, written)),
     )
+
+
+def place_of(output: Output) -> str:
+    """Address or full path of an output of LiveSink."""
+    return _resolved(output.url if isinstance(output, PushOutput) else output.path)
+
+
+def _resolved(place: str) -> str:
+    return place if is_network(place) else str(Path(place).resolve())
 
 
 def _kind(node: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,18 @@ from typing import Any
 
 from typing_extensions import Self
 
-__all__ = ["HeldSignals"]
+__all__ = ["HeldSignals", "has_terminal"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def has_terminal() -> bool:
+    """Whether this process can be ended from a terminal; not any more once that is gone."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class HeldSignals:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
-from bmf_trt_seg import metrics
+from bmf_trt_seg import changes, metrics
 from bmf_trt_seg.errors import GraphError, SegError
-from bmf_trt_seg.feed_states import FeedState, open_feed
+from bmf_trt_seg.feed_states import FeedState, close_feed, open_feed
 from bmf_trt_seg.graph import run_graph, whole_outputs
 from bmf_trt_seg.live.feeds import Feed
-from bmf_trt_seg.live.signals import HeldSignals
+from bmf_trt_seg.live.reread import Reread, Rereading
+from bmf_trt_seg.live.signals import HeldSignals, has_terminal
 from bmf_trt_seg.native_output import captured_output
+from bmf_trt_seg.options import SegmentOptions, read_options
 from bmf_trt_seg.retry import backoff_seconds
 from bmf_trt_seg.sources.urls import masked
+from bmf_trt_seg.watch import streams as watched_streams
 
 __all__ = ["Limits", "Report", "Totals", "supervise"]
 
@@ -62,6 +67,8 @@ class Report:
 
     state: FeedState
     totals: Totals
+    is_leaving: bool = False
+    """Whether it ends because the feeds file has it no more, or otherwise."""
 
 
 @dataclass(eq=False)
@@ -70,7 +77,8 @@ class _Run:
 
     feed: Feed
     verbose: bool
-    stopping: threading.Event
+    stopping: threading.Event = field(default_factory=threading.Event)
+    stop_began: float = 0.0
     state: FeedState = field(init=False)
     graph_runs: bool = False
     """Whether a graph exists; else it waits for its next start."""
@@ -78,6 +86,9 @@ class _Run:
     hang: str = ""
     """Why its graph was asked to end, if it was for hanging."""
     _before: Totals = field(default_factory=Totals)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """For `feed` and `graph_runs` together."""
+    _asked: list[Future[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = open_feed(self.feed.name, self.feed.graph.streams)
@@ -99,14 +110,33 @@ class _Run:
             )
         return totals
 
+    def stop(self, now: float) -> None:
+        """Have it end; whoever stops it goes on to ask its graph."""
+        self.stopping.set()
+        self.stop_began = now
+
+    def change_to(self, feed: Feed) -> bool:
+        """Go on as the feeds file says now, and also after a restart; False if its graph cannot without one."""
+        if feed.graph.without_segments() != self.feed.graph.without_segments():
+            return False
+        with self._lock:
+            if self.graph_runs:
+                try:
+                    self._asked = [_change(self._options(segment)) for segment in feed.graph.segments]
+                except SegError as error:
+                    _log.info("feed '%s': has to be started again: %s", feed.name, error)
+                    return False
+            self.feed = feed
+        return True
+
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        failures, name, restarts = 0, self.feed.name, self.feed.restarts
+        failures, name = 0, self.feed.name
         while not self.stopping.is_set():
             self.began = time.monotonic()
             failure = self._run_once()
-            seconds = time.monotonic() - self.began
+            seconds, restarts = time.monotonic() - self.began, self.feed.restarts
             if failure is None:
                 self.state.state, self.state.reason = "stopped" if self.stopping.is_set() else "ended", ""
                 return
@@ -134,11 +164,12 @@ class _Run:
 
     def _run_once(self) -> BaseException | None:
         """Run its graph to its end; why that was none of its own."""
-        graph = self.feed.graph
         self.hang = ""
-        for stream in graph.streams:
-            metrics.close_stream(stream)  # what the start before has counted is in the totals
-        self.graph_runs = True
+        with self._lock:
+            graph = self.feed.graph
+            for stream in graph.streams:
+                metrics.close_stream(stream)  # what the start before has counted is in the totals
+            self.graph_runs = True
         self.state.state = "running"
         try:
             with whole_outputs(graph.content) if graph.writes_files else nullcontext(graph.content) as content:
@@ -146,8 +177,10 @@ class _Run:
         except BaseException as error:  # a module may raise anything; one feed does not end the others
             return error
         finally:
-            self._before += self._counts().all_accounted_for()
-            self.graph_runs = False
+            with self._lock:
+                self._before += self._counts().all_accounted_for()
+                self.graph_runs = False
+                self._keep_changes()
         if self.hang:
             return GraphError(self.hang)
         sources = (metrics.stream(name, "source") for name in graph.streams)
@@ -157,6 +190,27 @@ class _Run:
         if graph.is_endless and not self.stopping.is_set():
             return GraphError("its graph came to an end, though its input has none")
         return None
+
+    def _keep_changes(self) -> None:
+        """The next start has the options that this one had in the end, if it is not to have others anyway."""
+        if not all(one.done() and one.exception() is None for one in self._asked):
+            return  # of the file, and what was not taken over yet
+        graph = self.feed.graph
+        ended = {name: found.options for name in graph.streams if (found := changes.stream(name)) is not None}
+        began = map(self._options, graph.segments)
+        if any(options != ended.get(options.name, options) for options in began):
+            self.feed = replace(self.feed, graph=graph.with_segments(ended))
+
+    def _options(self, segment: dict[str, object]) -> SegmentOptions:
+        return read_options(segment, f"feed '{self.feed.name}', SegmentModule")
+
+
+def _change(options: SegmentOptions) -> Future[None]:
+    """Change the stream of this name. SegError if it does not run yet, or cannot change so while it runs."""
+    found = changes.stream(options.name)
+    if found is None:
+        raise GraphError(f"stream '{options.name}' does not run yet")
+    return found.change_to(options)
 
 
 class _BeginsAnew(GraphError):
@@ -213,6 +267,105 @@ class _Watch:
         return False
 
 
+class _Feeds:
+    """All that run, and those that will when what is in their way is over."""
+
+    def __init__(self, feeds: Sequence[Feed], limits: Limits, verbose: bool, over: Callable[[Report], None]) -> None:
+        self._limits, self._verbose, self._over = limits, verbose, over
+        self._order = [feed.name for feed in feeds]
+        self._watches = {run: _Watch(run, limits) for run in (_Run(feed, verbose) for feed in feeds)}
+        self._leaving: list[_Run] = []
+        self._waiting: list[Feed] = []
+
+    @property
+    def runs(self) -> list[_Run]:
+        return list(self._watches)
+
+    @property
+    def are_over(self) -> bool:
+        return not self._waiting and not any(run.thread.is_alive() for run in self._watches)
+
+    def start(self) -> None:
+        for run in self._watches:
+            run.thread.start()
+
+    def running(self) -> list[Feed]:
+        """Those that are to go on."""
+        return [run.feed for run in self._watches if run not in self._leaving]
+
+    def reports(self) -> list[Report]:
+        """In the order of the file."""
+        place = {name: number for number, name in enumerate(self._order)}
+        runs = sorted(self._watches, key=lambda run: place.get(run.feed.name, len(place)))
+        return [Report(run.state, run.totals(), run in self._leaving) for run in runs]
+
+    def take_over(self, wanted: Sequence[Feed], now: float) -> None:
+        """Make the feeds that run those that are wanted: each is changed while it runs, started again, or ended."""
+        self._order = [feed.name for feed in wanted]
+        staying = {run.feed.name: run for run in self._watches if run not in self._leaving}
+        self._waiting = []
+        again: list[str] = []
+        for feed in wanted:
+            run = staying.get(feed.name)
+            if run is not None and run.state.state != "failed" and run.change_to(feed):
+                del staying[feed.name]
+            else:
+                self._waiting.append(feed)
+                again += [feed.name] if run is not None else []
+        for run in staying.values():
+            run.stop(now)
+            self._leaving.append(run)
+        added = [feed.name for feed in self._waiting if feed.name not in staying]
+        removed = [name for name in staying if name not in again]
+        _log.info(
+            "feeds file read again: %d feeds; added: %s; removed: %s; started again: %s",
+            len(wanted), *(", ".join(names) or "none" for names in (added, removed, again)),
+        )  # fmt: skip
+
+    def step(self, now: float) -> list[_Run]:
+        """See to those that come and go, and look at the others; those that hang for good."""
+        lost = [watch.run for watch in self._watches.values() if watch.is_beyond_help(now)]
+        for run in list(self._leaving):
+            if not run.thread.is_alive():
+                self._forget(run)
+            elif now - run.stop_began > self._limits.stop:
+                run.state.reason = f"it could not be stopped in {self._limits.stop:g} s"
+                lost.append(run)
+            else:
+                _ask_to_end([run], in_hurry=now - run.stop_began > self._limits.stop * _HURRY)
+        for feed in list(self._waiting):
+            if not any(_collide(feed, run.feed) for run in self._leaving):
+                self._waiting.remove(feed)
+                run = _Run(feed, self._verbose)
+                self._watches[run] = _Watch(run, self._limits)
+                run.thread.start()
+        return lost
+
+    def stop(self, now: float) -> None:
+        """Have all of them end."""
+        self._waiting = []
+        for run in self._watches:
+            run.stop(now)
+
+    def _forget(self, run: _Run) -> None:
+        del self._watches[run]
+        self._leaving.remove(run)
+        self._over(Report(run.state, run.totals(), True))
+        close_feed(run.state)
+        for stream in run.feed.graph.streams:
+            for part in (metrics, changes, watched_streams):
+                part.close_stream(stream)
+
+
+def _collide(one: Feed, other: Feed) -> bool:
+    """Whether two feeds cannot run at the same time."""
+
+    def taken(feed: Feed) -> set[str]:
+        return {feed.name, *feed.graph.streams, *feed.graph.outputs}
+
+    return bool(taken(one) & taken(other))
+
+
 def supervise(
     feeds: Sequence[Feed],
     signals: HeldSignals,
@@ -220,39 +373,45 @@ def supervise(
     *,
     verbose: bool = False,
     watch: Callable[[Sequence[Report]], None] | None = None,
+    reread: Reread | None = None,
+    over: Callable[[Report], None] = lambda _: None,
 ) -> tuple[list[Report], int | None]:
     """Run feeds until all have ended or a signal comes; how each ended, and the signal.
 
-    watch is called every 0.2 s with how they are, in this thread. A feed whose state in the result is 'running' or
-    'stuck' could not be stopped, and says why in its reason: its thread is left behind, and so is its graph's. If one
-    hangs for good, the others are stopped, too.
+    watch is called every 0.2 s with how they are, in this thread. reread is called in a thread of its own when SIGHUP
+    comes, unless that is because the terminal is gone, and what it gives is run from then on; over, with how a feed
+    ended that is not among that. A feed whose state in the result is 'running' or 'stuck' could not be stopped, and
+    says why in its reason: its thread is left behind, and so is its graph's. If one hangs for good, the others are
+    stopped, too.
     """
-    stopping = threading.Event()
-    runs = [_Run(feed, verbose, stopping) for feed in feeds]
-    watches = [_Watch(run, limits) for run in runs]
+    all_feeds = _Feeds(feeds, limits, verbose, over)
+    rereading = Rereading(reread) if reread is not None else None
+    had_terminal = has_terminal()
     lost: list[_Run] = []  # those that hang for good
     number: int | None = None
-    stop_began = 0.0
-
-    def found() -> list[Report]:
-        return [Report(run.state, run.totals()) for run in runs]
-
+    is_stopping, stop_began = False, 0.0
     with captured_output(not verbose):  # not given back and taken again by each feed: others print meanwhile
-        for run in runs:
-            run.thread.start()
-        while any(run.thread.is_alive() for run in runs):
+        all_feeds.start()
+        while not all_feeds.are_over or (rereading is not None and rereading.is_busy and not is_stopping):
             came = signals.wait(_PERIOD)
             now = time.monotonic()
             if came is not None and number is not None:
-                _leave(runs, "it had not ended yet when a second signal came")
+                _leave(all_feeds.runs, "it had not ended yet when a second signal came")
                 break
+            if came == signal.SIGHUP and rereading is not None and (has_terminal() or not had_terminal):
+                rereading.ask()
+                came = None
             number = came if came is not None else number
-            if not stopping.is_set():
-                lost = [one.run for one in watches if one.is_beyond_help(now)]
+            if not is_stopping:
+                wanted = rereading.result(all_feeds.running) if rereading is not None else None
+                if wanted is not None:
+                    all_feeds.take_over(wanted, now)
+                lost = all_feeds.step(now)
                 if number is not None or lost:
-                    stopping.set()
-                    stop_began = now
-            if stopping.is_set():
+                    is_stopping, stop_began = True, now
+                    all_feeds.stop(now)
+            if is_stopping:
+                runs = all_feeds.runs
                 if all(not run.thread.is_alive() or run in lost for run in runs):
                     break
                 if now - stop_began > limits.stop:
@@ -262,8 +421,10 @@ def supervise(
                 _ask_to_end(runs, in_hurry=now - stop_began > limits.stop * _HURRY)
             if watch is not None:
                 with suppress(OSError):  # nobody reads what it prints any more, or that disk is full: feeds go on
-                    watch(found())
-    return found(), number
+                    watch(all_feeds.reports())
+        if rereading is not None:
+            rereading.close(limits.stop)
+    return all_feeds.reports(), number
 
 
 def _leave(runs: Sequence[_Run], reason: str) -> None:

@@ -129,12 +129,13 @@ def _shares(watched: WatchedStream | None, now: float) -> dict[str, Any]:
     """Classes with their shares, 0 to 1: now, and a point for each step of the last minutes; `others` as well."""
     if watched is None:
         return {"classes": [], "others": None}
-    table, latest = watched.shares.table(now, _MOST_CLASSES), watched.shares.latest()
+    shown = watched.classes
+    table, latest = shown.shares.table(now, _MOST_CLASSES), shown.shares.latest()
     classes = [
         {
             "index": index,
-            "label": watched.labels[index],
-            "color": watched.colors[index],
+            "label": shown.labels[index],
+            "color": shown.colors[index],
             "share": round(latest.pop(index, 0.0), 4),
             "points": points,
         }

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.watch.preview import Preview
 from bmf_trt_seg.watch.shares import Shares
 
-__all__ = ["WatchedStream", "open_stream", "stream", "watching"]
+__all__ = ["ShownClasses", "WatchedStream", "close_stream", "open_stream", "stream", "watching"]
 
 _LATENCIES = 10
 _MAP_SECONDS = 1.0
@@ -22,16 +23,32 @@ _servers = 0
 _streams: dict[str, WatchedStream] = {}
 
 
+@dataclass(frozen=True)
+class ShownClasses:
+    """Labels and colours ('#rrggbb') of the classes that are shown, by index, and their shares of the picture."""
+
+    labels: Mapping[int, str]
+    colors: Mapping[int, str]
+    shares: Shares
+
+
 class WatchedStream:
     """The picture, the class shares and the latency of one stream. A module's thread writes, any may read."""
 
     def __init__(self, name: str, labels: Mapping[int, str], colors: Mapping[int, str]) -> None:
         """labels and colors ('#rrggbb') of the classes that are shown, by index."""
-        self.name, self.labels, self.colors = name, labels, colors
+        self.name = name
+        self.classes = ShownClasses(labels, colors, Shares(labels))
+        """All of one moment: they are replaced together."""
         self.preview = Preview()
-        self.shares = Shares(labels)
         self._map_at = float("-inf")
         self._seconds: deque[float] = deque(maxlen=_LATENCIES)
+
+    def show_classes(self, labels: Mapping[int, str], colors: Mapping[int, str]) -> None:
+        """Other classes or colours are shown from now on; shares go on if the classes are the same."""
+        before = self.classes
+        shares = before.shares if before.labels == labels else Shares(labels)
+        self.classes = ShownClasses(labels, colors, shares)
 
     def wants_map(self) -> bool:
         """Whether the class maps of the batch that is just begun are wanted: of one batch a second, if at all."""
@@ -51,11 +68,24 @@ class WatchedStream:
         if not _servers:
             return
         now = time.monotonic()
-        if map_hw is not None and self.shares.is_due(now):
-            self.shares.add(map_hw, now)
+        shares = self.classes.shares
+        if map_hw is not None and shares.is_due(now):
+            shares.add(map_hw, now)
         if self.preview.is_due(now):
             self.preview.offer(picture, now)
             self._seconds.append(now - since)
+
+    @property
+    def labels(self) -> Mapping[int, str]:
+        return self.classes.labels
+
+    @property
+    def colors(self) -> Mapping[int, str]:
+        return self.classes.colors
+
+    @property
+    def shares(self) -> Shares:
+        return self.classes.shares
 
     @property
     def latency_seconds(self) -> float | None:
@@ -68,6 +98,11 @@ def open_stream(name: str, labels: Mapping[int, str], colors: Mapping[int, str])
     """A new stream of that name, in the place of an older one."""
     _streams[name] = opened = WatchedStream(name, labels, colors)
     return opened
+
+
+def close_stream(name: str) -> None:
+    """Forget a stream that will not come again."""
+    _streams.pop(name, None)
 
 
 def stream(name: str) -> WatchedStream | None:
