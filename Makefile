@@ -14,7 +14,8 @@ demo: $(VENV)/ready ## segment a clip with a person: writes demo/out/person.mp4 
 	@$(BIN)/python demo/run.py
 
 test: $(VENV)/ready-for-tests ## run the tests
-	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 3 --dist loadfile --ignore tests/batch/test_cluster.py
+	@$(BIN)/python -m pytest -q tests/batch/test_cluster.py  # kills workers at a moment that wants the machine for itself
 
 check: $(VENV)/ready-for-tests ## lint, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

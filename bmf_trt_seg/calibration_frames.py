@@ -79,7 +79,7 @@ def _frames_of(source: Path, count: int) -> Iterator[FramePlanes]:
     """At most `count` frames of a video, evenly spread, upright, as R'G'B'."""
     wanted = iter(_spread(probe_video(source).expected_frames or count, count))
     try:
-        with av.open(str(source.absolute())) as container:
+        with av.open(str(source.absolute()), metadata_errors="replace") as container:
             number = next(wanted, None)
             for index, frame in enumerate(container.decode(main_video(container))):
                 if index == number:

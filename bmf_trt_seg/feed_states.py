@@ -1,4 +1,4 @@
-"""What a supervisor of feeds knows of each: whether it runs, waits for its next start, hangs, or is over."""
+"""What a supervisor of feeds knows of each: whether it runs, waits for a start or a device, hangs, or is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal
 
 __all__ = ["FeedState", "State", "close_feed", "feed_state", "feed_states", "open_feed"]
 
-State = Literal["starting", "running", "restarting", "stuck", "ended", "stopped", "failed"]
+State = Literal["starting", "running", "restarting", "waiting", "stuck", "ended", "stopped", "failed"]
+"""waiting: for a device that it can run on."""
 
 
 @dataclass(eq=False)

@@ -20,11 +20,12 @@ import av
 import av.error
 
 from bmf_trt_seg.errors import StreamError
-from bmf_trt_seg.media import main_video, missing_matroska_bytes
+from bmf_trt_seg.media import main_video, missing_matroska_bytes, open_media
 
 __all__ = ["Finished", "finish_video", "source_damage"]
 
 _SAME_INSTANT = Fraction(3, 2_000_000)  # BMF's encoder rounds time bases finer than a microsecond to one
+_REFUSALS = (av.error.InvalidDataError, av.error.ArgumentError)  # of a muxer: a damaged packet, or one out of order
 _NOTHING_BYTES = 7  # a packet this small holds no picture: AVI files mark skipped frames with them
 
 
@@ -58,14 +59,18 @@ def finish_video(encoded: Path, source: Path, target: Path) -> Finished:
     Raises StreamError if the target cannot be written; what is there of it then is of no use.
     """
     try:
-        with av.open(str(source.absolute())) as original:
+        with open_media(source) as original:
             scan = _scan(original)
-        with av.open(str(source.absolute())) as original, av.open(str(encoded.absolute())) as pictures:
-            written, moved, left_out = _copy(scan, original, pictures, target.absolute())
+        with open_media(source) as original, open_media(encoded) as pictures:
+            written, moved, refused, left_out = _copy(scan, original, pictures, target.absolute())
+        if refused:  # the muxer, which holds packets back, may have meant a picture
+            written = _pictures_in(target)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise StreamError(f"'{target}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
     lost = max(0, scan.pictures - written)
     damage = scan.damage or (f"{lost} of {scan.pictures} frames could not be decoded" if lost else "")
+    if refused:
+        damage += ("; " if damage else "") + f"{refused} packets of its sound or subtitles could not be copied"
     return Finished(written, lost, damage, moved, left_out)
 
 
@@ -75,7 +80,7 @@ def source_damage(path: Path) -> str:
     Raises StreamError if it cannot be read at all.
     """
     try:
-        with av.open(str(path.absolute())) as original:
+        with open_media(path) as original:
             return _scan(original).damage if original.streams.video else ""
     except (av.error.FFmpegError, OSError) as error:
         raise StreamError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -124,8 +129,17 @@ def _scan(original: Any) -> _SourceScan:
     return scan
 
 
-def _copy(scan: _SourceScan, original: Any, pictures: Any, target: Path) -> tuple[int, int, list[str]]:
-    """Write the target; the number of frames in it, how many were moved in time, and the streams that are not in it."""
+def _pictures_in(path: Path) -> int:
+    with open_media(path) as written:
+        return sum(1 for packet in written.demux(main_video(written)) if packet.size)
+
+
+def _copy(scan: _SourceScan, original: Any, pictures: Any, target: Path) -> tuple[int, int, int, list[str]]:
+    """Write the target.
+
+    Returns the number of frames in it, how many were moved in time, how many packets of other streams were refused, and
+    the streams that are not in it.
+    """
     source_video, encoded_video = main_video(original), pictures.streams.video[0]
     time_base: Fraction = source_video.time_base
     times = _Times.of(pictures, encoded_video, scan, time_base)
@@ -140,9 +154,16 @@ def _copy(scan: _SourceScan, original: Any, pictures: Any, target: Path) -> tupl
             out.set_chapters(original.chapters())
         copies, left_out = _other_streams(original, source_video, out)
         video_packets = _video_packets(pictures, encoded_video, video, times, time_base)
+        out.start_encoding()
+        refused = 0
         for packet in _interleaved(video_packets, _copied_packets(original, copies)):
-            out.mux(packet)
-    return len(times.pts), times.moved, left_out
+            try:
+                out.mux(packet)
+            except _REFUSALS:
+                if packet.stream is video:
+                    raise
+                refused += 1
+    return len(times.pts), times.moved, refused, left_out
 
 
 _KEPT_METADATA = {"title", "artist", "album", "comment", "copyright", "date", "description", "creation_time", "genre"}

@@ -6,6 +6,8 @@ our modules, and an end with one clear line when something is wrong.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib.util
 import json
 import logging
@@ -23,6 +25,8 @@ from bmf_trt_seg.errors import ConfigError, GraphError, SegError, StreamError
 from bmf_trt_seg.graph_format import (
     BUILTIN_MODULES,
     FOR_READERS,
+    LARGEST_NUMBER,
+    MOST_THREADS,
     OWN_MODULES,
     PACKAGE,
     GraphFile,
@@ -30,13 +34,16 @@ from bmf_trt_seg.graph_format import (
     ModuleInfo,
     Node,
 )
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.metrics import request_stop
 from bmf_trt_seg.native_output import captured_output
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
+from bmf_trt_seg.scheduler_threads import SchedulerThreads
 from bmf_trt_seg.validation import Strict, validated
 
 __all__ = [
     "GraphStopped",
+    "GraphStuck",
     "check_graph",
     "filled",
     "input_files",
@@ -54,15 +61,22 @@ _LOGGED_ERROR = re.compile(r"\[error\] node id:(\d+) (.*)")
 _BMF_NOISE = re.compile(r"\s*(?:BMF\([\d.]+\) \S+ error: \([^)]*\)|in function '\w+'|in file \S+|on line \d+)\s*")
 _LOG_STAMP = re.compile(r"\[\d{4}-\d\d-\d\d [\d:.]+\] \[\w+\] .*")
 _LOG_PREFIX = re.compile(r"^(?:\[[^]]* @ 0x[0-9a-f]+\] )+")
-_SAYS_NOTHING = ("catch exception:", "Process node failed", "init codec error", "avcodec_open2 result:")
+_FAILED_AT_WORK = "Process node failed"
+_SAYS_NOTHING = ("catch exception:", _FAILED_AT_WORK, "init codec error", "avcodec_open2 result:")
 _MODULE_FOLDERS = (Path("/usr/local/share/bmf_mods"), Path())
 _STOP_SECONDS = 5.0
+_STUCK_SECONDS = 5.0
 _INPUT_MANAGERS = get_args(InputManager)
+_CODECS = ("video_codec", "audio_codec")
 _SEGMENTED = {"hls", "dash", "segment", "image2", "tee"}  # FFmpeg's containers of several files
 
 
 class GraphStopped(GraphError):
     """A graph that was stopped from outside (Ctrl-C, SIGTERM)."""
+
+
+class GraphStuck(GraphError):
+    """A graph that BMF would wait for without end, because a node failed when it was closed."""
 
 
 def load_graph(path: Path, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -96,15 +110,18 @@ def _check_used(variables: Mapping[str, str], used: set[str], subject: str) -> N
 
 def read_object(path: Path, subject: str, member: str) -> dict[str, Any]:
     """A JSON file as it is written, but without what is for readers and editors: comments and the schema's address."""
+    subject = _one_line(subject)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise StreamError(f"{subject} cannot be read: {reason}") from error
     try:
-        content = json.loads(text)
+        content = parsed(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{subject}, line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except ValueError as error:
+        raise ConfigError(f"{subject}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{subject}: expected a JSON object with '{member}', got a {type(content).__name__}")
     parts = content.get(member)
@@ -134,7 +151,7 @@ def check_graph(graph: dict[str, Any]) -> list[str]:
     problems = _unknown_keys(graph, GraphFile, "graph")
     nodes = graph.get("nodes")
     if not isinstance(nodes, list) or not nodes or not all(isinstance(node, dict) for node in nodes):
-        return [*problems, "graph: 'nodes' should be a list of objects"]
+        return [*map(_one_line, problems), "graph: 'nodes' should be a list of objects"]
     if not isinstance(graph.get("mode", "Normal"), str):
         problems.append("graph: 'mode' should be a string, as \"Normal\"")
     option = graph.get("option", {})
@@ -142,6 +159,8 @@ def check_graph(graph: dict[str, Any]) -> list[str]:
         problems.append("graph: 'option' should be an object")
     elif not _is_number(option.get("scheduler_count", 1)) or option.get("scheduler_count") == 0:
         problems.append("graph: option 'scheduler_count' should be a whole number, from 1")
+    elif option.get("scheduler_count", 1) > MOST_THREADS:
+        problems.append(f"graph: option 'scheduler_count' should be at most {MOST_THREADS}")
     for key in ("input_streams", "output_streams"):
         if not isinstance(graph.get(key), list):
             problems.append(f"graph: '{key}' is missing; BMF wants a list, [] for none")
@@ -151,7 +170,12 @@ def check_graph(graph: dict[str, Any]) -> list[str]:
             problems.append(f"node {node.get('id')}: another node has this id")
         seen.add(str(node.get("id")))
         problems += _node_problems(node, position, graph)
-    return problems + _stream_problems(graph)
+    return [_one_line(problem) for problem in problems + _stream_problems(graph)]
+
+
+def _one_line(text: str) -> str:
+    """Names in a file may have line breaks in them."""
+    return " ".join(text.split())
 
 
 def run_graph(
@@ -160,8 +184,8 @@ def run_graph(
     """Run a checked graph to its end.
 
     watch is called every `period` seconds meanwhile, in this thread. What BMF and FFmpeg print is not shown unless
-    `verbose`. Raises what a node raised, GraphError if a node failed without saying so in Python, GraphStopped after
-    SIGINT or SIGTERM.
+    `verbose`. Raises what a node raised, GraphError if a node failed without saying so in Python, GraphStuck if it did
+    not say so at all, GraphStopped after SIGINT or SIGTERM.
     """
     os.environ.setdefault("BMF_LOG_LEVEL", "INFO" if verbose else "WARNING")
     with captured_output(not verbose) as output:
@@ -179,7 +203,8 @@ def run_graph(
             finally:
                 done.set()
 
-        with _Stops() as stopped:
+        threads = SchedulerThreads(_scheduler_count(graph))
+        with _Stops() as stopped, threads:
             try:
                 engines.append(_bmf.engine.Graph(json.dumps(graph), False, True))
             except (Exception, SystemExit) as error:
@@ -196,12 +221,28 @@ def run_graph(
                     break
                 if watch is not None:
                     watch()
+                if threads.seconds_lost() > _STUCK_SECONDS and not done.is_set():
+                    said = output.text()
+                    if _FAILED_AT_WORK not in said:  # then BMF closes the graph as soon as the other nodes let it
+                        raise GraphStuck(_stuck(said, graph))
         if done.is_set():
             engines.clear()  # a graph that failed keeps its files open as long as it exists
         if stopped.numbers:
             raise GraphStopped(f"stopped by {signal.Signals(stopped.numbers[0]).name}")
         if failure:
             raise _translated(failure[0], output.text(), graph) from failure[0]
+
+
+def _scheduler_count(graph: Mapping[str, Any]) -> int:
+    return int((graph.get("option") or {}).get("scheduler_count", 1))
+
+
+def _stuck(output: str, graph: Mapping[str, Any]) -> str:
+    logged = _LOGGED_ERROR.findall(output)
+    subject, words = (_node_name(graph, int(logged[-1][0])), logged[-1][1]) if logged else ("a node", "")
+    return (
+        f"{subject} failed at its end{f': {words}' if words else '; it gave no reason, and -v shows what it printed'}"
+    )
 
 
 def _imported_bmf() -> Any:
@@ -311,6 +352,12 @@ def _node_problems(node: dict[str, Any], position: int, graph: dict[str, Any]) -
     problems = _unknown_keys(node, Node, subject)
     if not _is_number(node.get("id")):
         problems.append(f"{subject}: 'id' should be a whole number, from 0")
+    elif node["id"] > LARGEST_NUMBER:
+        problems.append(f"{subject}: 'id' should be at most {LARGEST_NUMBER}")
+    meta = node.get("meta_info")
+    limit = meta.get("queue_length_limit", 1) if isinstance(meta, dict) else 1
+    if not _is_number(limit) or not 1 <= limit <= LARGEST_NUMBER:  # BMF would wait without end
+        problems.append(f"{subject}: meta_info 'queue_length_limit' should be a whole number from 1")
     if not isinstance(node.get("alias", ""), str):
         problems.append(f"{subject}: 'alias' should be a string")
     if node.get("input_manager", "immediate") not in _INPUT_MANAGERS:
@@ -353,7 +400,7 @@ def _module_problems(node: dict[str, Any], subject: str) -> list[str]:
     if name in BUILTIN_MODULES:
         return _builtin_option_problems(node, subject)
     if module.get("type") == "python" and module.get("path"):
-        if "." not in entry:
+        if "." not in entry or not all(part.isidentifier() for part in entry.split(".")):
             return [f"{subject}: 'entry' should be 'FILE.CLASS', not '{entry}'"]
         file = Path(module["path"], *entry.split(".")[:-1]).with_suffix(".py")
         return [] if file.exists() else [f"{subject}: module '{name}' should be in '{file}', which does not exist"]
@@ -393,10 +440,33 @@ def _builtin_option_problems(node: dict[str, Any], subject: str) -> list[str]:
     option = node.get("option", {})
     if not isinstance(option, dict):
         return [f"{subject}: 'option' should be an object"]
-    is_source = node["module_info"]["name"] == "c_ffmpeg_decoder" and not node.get("input_streams")
+    is_decoder = node["module_info"]["name"] == "c_ffmpeg_decoder"
+    is_source = is_decoder and not node.get("input_streams")
     if is_source and not option.get("input_path") and not option.get("push_raw_stream"):
         return [f"{subject}: option 'input_path' is missing: the file to decode"]
-    return []
+    if node["module_info"]["name"] == "c_ffmpeg_encoder" and not node.get("input_streams"):
+        return [f"{subject}: c_ffmpeg_encoder has one input stream at least"]
+    problems = [
+        f"{subject}: option '{key}' should be a string"
+        for key in ("input_path", "output_path", *_CODECS)
+        if not isinstance(option.get(key, ""), str)
+    ]
+    if is_decoder and not problems:
+        names = [str(option[key]) for key in _CODECS if option.get(key) not in (None, "copy")]
+        problems += [
+            f"{subject}: the FFmpeg that BMF uses has no decoder '{name}'" for name in names if not _has_decoder(name)
+        ]
+    return problems
+
+
+@functools.cache
+def _has_decoder(name: str) -> bool:
+    try:
+        library = ctypes.CDLL("libavcodec.so.58")  # the one that BMF is linked with
+    except OSError:
+        return True  # without it no graph runs, and that is told elsewhere
+    library.avcodec_find_decoder_by_name.restype = ctypes.c_void_p
+    return bool(library.avcodec_find_decoder_by_name(name.encode()))
 
 
 def _ships_with_bmf(name: str) -> bool:

@@ -17,6 +17,8 @@ from bmf_trt_seg.validation import Strict
 __all__ = [
     "BUILTIN_MODULES",
     "FOR_READERS",
+    "LARGEST_NUMBER",
+    "MOST_THREADS",
     "OWN_MODULES",
     "PACKAGE",
     "GraphFile",
@@ -33,6 +35,10 @@ PACKAGE = __name__.partition(".")[0]
 BUILTIN_MODULES = ("c_ffmpeg_decoder", "c_ffmpeg_encoder", "c_ffmpeg_filter")
 FOR_READERS = ("$schema", "comment")
 """Keys of a file, and of a node or feed in it, that are taken out when it is read."""
+
+LARGEST_NUMBER = 2**31 - 1
+"""Of BMF's own numbers: it cuts off what is larger."""
+MOST_THREADS = 256
 
 InputManager = Literal["default", "immediate", "clock_sync", "framesync", "server"]
 
@@ -59,7 +65,7 @@ class ModuleInfo(Strict):
 class Node(Strict):
     """A module at work in the graph."""
 
-    id: int = pydantic.Field(strict=True, ge=0, description="Number of the node, each its own.")
+    id: int = pydantic.Field(strict=True, ge=0, le=LARGEST_NUMBER, description="Number of the node, each its own.")
     alias: str = pydantic.Field("", description="Name of the node in messages.")
     module_info: ModuleInfo
     input_streams: list[Stream] = pydantic.Field(description="Streams that it takes; [] for none.")
@@ -85,7 +91,9 @@ class GraphOptions(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="allow")
 
-    scheduler_count: int = pydantic.Field(1, strict=True, ge=1, description="Threads in which its nodes run.")
+    scheduler_count: int = pydantic.Field(
+        1, strict=True, ge=1, le=MOST_THREADS, description="Threads in which its nodes run."
+    )
 
 
 class GraphFile(Strict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,10 @@ import av.error
 
 from bmf_trt_seg.errors import StreamError
 
-__all__ = ["VideoInfo", "check_readable", "main_video", "missing_matroska_bytes", "probe_video"]
+__all__ = ["VideoInfo", "check_readable", "main_video", "missing_matroska_bytes", "open_media", "probe_video"]
+
+_MOST_BOXES = 10_000  # of a file of the MP4 family, at its top: even recordings in fragments have fewer
+_WIDEST_PIXEL = 10  # FFmpeg's encoders take no pixel that is wider in proportion
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,18 @@ def check_readable(path: Path) -> None:
         raise StreamError(f"'{path}' is empty (0 bytes)")
 
 
+def open_media(path: Path) -> Any:
+    """PyAV's container of a file; titles and the like in it need not be UTF-8. Raises what `av.open` does."""
+    return av.open(str(path.absolute()), metadata_errors="replace")
+
+
 def probe_video(path: Path) -> VideoInfo:
     """Look into a video file; StreamError says why it is none."""
     check_readable(path)
     try:
-        with av.open(str(path.absolute())) as container:
+        with open_media(path) as container:
             if not container.streams.video:
-                others = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams)
+                others = ", ".join(f"{stream.type} ({_codec_name(stream)})" for stream in container.streams)
                 raise StreamError(f"'{path}' has no video stream; it has {others or 'nothing'}")
             stream = main_video(container)
             codec = stream.codec_context
@@ -98,6 +107,10 @@ def probe_video(path: Path) -> VideoInfo:
         raise StreamError(f"'{path}' is no video that FFmpeg can read: {error.strerror or error}") from error
 
 
+def _codec_name(stream: Any) -> str:
+    return str(stream.codec_context.name) if stream.codec_context is not None else "unknown"
+
+
 def main_video(container: Any) -> Any:
     """The video stream that FFmpeg thinks best: not a cover picture, and not a preview."""
     return container.streams.best("video") or container.streams.video[0]
@@ -107,8 +120,9 @@ def _lacks_index(path: Path) -> bool:
     """Whether a file is of the MP4 family and ends before its 'moov', which recorders write last."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        place, kinds = 0, []
-        while place + 8 <= size:
+        place = 0
+        kinds: list[bytes] = []
+        while place + 8 <= size and len(kinds) < _MOST_BOXES:
             file.seek(place)
             head = file.read(16)
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
@@ -166,10 +180,21 @@ def _sample_aspect(stream: Any) -> Fraction | None:
     aspect = stream.sample_aspect_ratio
     if not aspect or aspect == 1:
         return None
-    return Fraction(1) / aspect if _is_on_its_side(stream) else Fraction(aspect)
+    upright = Fraction(1) / aspect if _is_on_its_side(stream) else Fraction(aspect)
+    return upright if upright <= _WIDEST_PIXEL else None
 
 
 def _is_on_its_side(stream: Any) -> bool:
     """Whether the display matrix turns pictures by 90 or 270 degrees, as the decoder node will do."""
-    frame = next(stream.container.decode(stream), None)
-    return frame is not None and frame.rotation % 180 != 0
+    with suppress(av.error.FFmpegError):  # that a video is damaged is found out when it is decoded
+        for packet in stream.container.demux(stream):
+            for frame in _pictures_of(packet):
+                return frame.rotation % 180 != 0
+    return False
+
+
+def _pictures_of(packet: Any) -> list[Any]:
+    try:
+        return list(packet.decode())
+    except av.error.FFmpegError:
+        return []

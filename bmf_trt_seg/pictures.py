@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ def _segment_picture(pipeline: PicturePipeline, number: int, source: Path, targe
 def read_picture(path: Path) -> FramePlanes:
     """A picture file upright, R'G'B' of 8 bits. Raises StreamError."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             upright = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
             return FramePlanes("rgb24", upright.width, upright.height, (np.array(upright),))
     except UnidentifiedImageError as error:
@@ -64,6 +66,15 @@ def read_picture(path: Path) -> FramePlanes:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StreamError(f"'{path}' cannot be read: {reason}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Pillow's picture, without its warnings; one of 179 megapixels and more is refused all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            yield image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -76,7 +87,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def color_profile(path: Path) -> bytes | None:
     """The ICC profile that says what the colours of a picture file mean; None if they are sRGB, or of another model."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             profile: bytes | None = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
             return profile
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # it was read before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bmf_trt_seg import metrics
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from prometheus_client.registry import Collector
 
-__all__ = ["Exposition", "families"]
+__all__ = ["Exposition", "families", "families_of_devices"]
 
 Item = TypeVar("Item")
 _PREFIX = "bmf_trt_seg"
@@ -164,6 +164,42 @@ def _of_shared_networks() -> Iterator[Metric]:
     yield from (sizes, failed, streams, waiting)
 
 
+def families_of_devices(
+    own: Iterable[Metric],
+    texts: Mapping[str, str],
+    loads: Mapping[str, float],
+    up: Callable[[str], bool],
+    moves: Mapping[str, int],
+) -> Iterator[Metric]:
+    """The metrics of processes that each have a device, with a label for that, and those of their parent.
+
+    own: of this process, which is who knows of the feeds. texts: what the others expose, by device.
+    """
+    from prometheus_client import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found = {family.name: family for family in own}
+    for device, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            if family.name.startswith(f"{_PREFIX}_feed_"):
+                continue
+            joined = found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            joined.samples += [one._replace(labels={**one.labels, "device": device}) for one in family.samples]
+    yield from found.values()
+    working = GaugeMetricFamily(f"{_PREFIX}_device_up", "1 while a device takes feeds, else 0.", labels=["device"])
+    load = GaugeMetricFamily(
+        f"{_PREFIX}_device_load", "Seconds of inference a second, of all feeds of a device.", labels=["device"]
+    )
+    moved = CounterMetricFamily(f"{_PREFIX}_feed_moves", "Times that a feed went to another device.", labels=["feed"])
+    for device, seconds in loads.items():
+        working.add_metric([device], up(device))
+        load.add_metric([device], seconds)
+    for feed, times in moves.items():
+        moved.add_metric([feed], times)
+    yield from (working, load, moved)
+
+
 def _histogram(network: SharedCounts) -> Histogram:
     histogram = Histogram(BATCH_SIZES)
     for size, times in network.sizes.items():
@@ -201,15 +237,18 @@ def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 class Exposition:
     """Answers scrapes. Raises BackendUnavailable if prometheus-client is not installed."""
 
-    def __init__(self, expected: Callable[[], Iterable[str]] = tuple) -> None:
+    def __init__(
+        self, expected: Callable[[], Iterable[str]] = tuple, collect: Callable[[], Iterable[Metric]] | None = None
+    ) -> None:
+        """expected: as of `families`. collect: asked for the metrics in the place of that."""
         try:
             from prometheus_client import CollectorRegistry
         except ImportError as error:
             raise BackendUnavailable("metrics need prometheus-client: pip install prometheus-client") from error
 
         class Streams:
-            def collect(self) -> Iterator[Metric]:
-                return families(expected())
+            def collect(self) -> Iterable[Metric]:
+                return families(expected()) if collect is None else collect()
 
             def describe(self) -> Iterable[Metric]:
                 return ()  # else registering would collect once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ import pydantic
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.frames import FramePlanes
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.postprocess import chosen_classes
 from bmf_trt_seg.records import class_map
 from bmf_trt_seg.segmentation import Segmentation, Timestamp
@@ -142,7 +142,7 @@ class RecordedMasks:
         try:
             with self._path.open(encoding="utf-8") as lines:
                 for reading, line in enumerate(lines, 1):  # noqa: B007 (for the message below)
-                    record = json.loads(line)
+                    record = parsed(line)
                     _Record.model_validate(record)
                     yield record
         except OSError as error:

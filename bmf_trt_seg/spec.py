@@ -14,6 +14,7 @@ import pydantic
 
 from bmf_trt_seg.colors import default_palette, parse_hex
 from bmf_trt_seg.errors import ConfigError, StreamError
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.validation import Strict, validated
 
 __all__ = ["NO_CLASS", "Color", "InputSpec", "ModelSpec", "OutputSpec", "Task", "spec_path"]
@@ -169,7 +170,7 @@ class ModelSpec(Strict):
     def read(cls, path: Path) -> ModelSpec:
         """The spec in a JSON file; StreamError if it cannot be read, ConfigError if it says something impossible."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parsed(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StreamError(f"model description '{path}' cannot be read: {error.strerror}") from error
         except ValueError as error:

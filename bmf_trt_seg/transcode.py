@@ -13,14 +13,14 @@ from typing import Any
 from bmf_trt_seg import metrics
 from bmf_trt_seg.errors import BackendUnavailable, ConfigError, GraphError, StreamError
 from bmf_trt_seg.finish import Finished, finish_video
-from bmf_trt_seg.graph import check_graph, run_graph
+from bmf_trt_seg.graph import GraphStuck, check_graph, run_graph
 from bmf_trt_seg.hardware import NVENC, nvdec_missing, nvenc_missing
 from bmf_trt_seg.media import VideoInfo, probe_video
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.outputs import check_distinct, check_writable, publish, temporary_path, with_final_names
 from bmf_trt_seg.sources.packets import Track, nvdec_refusal
 
-__all__ = ["Encoding", "VideoJob", "segment_video", "video_graph"]
+__all__ = ["Encoding", "VideoJob", "draw_video", "segment_video", "video_graph"]
 
 _RATE_PARAMETERS = {
     "libx264": ("x264-params", "fps={rate}:force-cfr=1"),
@@ -51,7 +51,8 @@ class VideoJob:
     """One video to segment. records and masks are where the records go, as JSON lines and as PNG files, if anywhere.
 
     decoder: 'nvdec' for NvDecSource, 'ffmpeg' for BMF's own decoder; 'auto' takes NVDEC if the network runs on a GPU
-    and that can decode this video.
+    and that can decode this video. cpu_threads: how many decoder and encoder take each, if they run on the CPU; 0
+    leaves that to them, and 1 makes one thread of the whole graph.
     """
 
     source: Path
@@ -61,6 +62,7 @@ class VideoJob:
     records: Path | None = None
     masks: Path | None = None
     decoder: str = "auto"
+    cpu_threads: int = 0
 
 
 def segment_video(
@@ -73,40 +75,13 @@ def segment_video(
     """
     info = probe_video(job.source)
     _check_outputs(job)
-    job, engines = _with_engines(job)
     encoded = temporary_path(job.target, "pictures").with_suffix(".mp4")
     target = temporary_path(job.target)
     records = temporary_path(job.records) if job.records else None
     masks = temporary_path(job.masks) if job.masks else None
     finals = [(target, job.target), (encoded, job.target), (records, job.records), (masks, job.masks)]
-    graph = video_graph(job, info, encoded, records, masks, verbose)
-    counts = metrics.open_stream(job.options.name)  # an earlier job's are not this one's
-    problems = check_graph(graph)
-    if problems:
-        raise ConfigError("; ".join(problems))
-
-    told = False
-
-    def report() -> None:
-        nonlocal told
-        current = metrics.stream(job.options.name)
-        if not told and current is not None and current.frames_in:  # a run that fails before has one line to say
-            told = True
-            _log.info("stream '%s': %s", job.options.name, engines)
-        if watch is not None and current is not None:
-            watch(current, info)
-
     try:
-        try:
-            run_graph(graph, verbose=verbose, watch=report)
-        except GraphError as error:
-            if "failed to decode" in str(error):  # what the decoder says of a video without a single frame
-                raise StreamError(f"'{job.source}': not one frame could be decoded") from error
-            raise
-        report()
-        counts = metrics.stream(job.options.name) or counts
-        if not counts.frames_in:
-            raise StreamError(f"'{job.source}': not one frame could be decoded")
+        counts = draw_video(job, info, encoded, records, masks, verbose=verbose, watch=watch)
         finished = finish_video(encoded, job.source, target)
         if finished.frames != counts.frames_out:
             raise StreamError(f"'{job.target}' had {finished.frames} frames of the {counts.frames_out} that were drawn")
@@ -122,6 +97,65 @@ def segment_video(
             elif path is not None:
                 path.unlink(missing_ok=True)
     return finished
+
+
+def draw_video(
+    job: VideoJob,
+    info: VideoInfo,
+    encoded: Path,
+    records: Path | None = None,
+    masks: Path | None = None,
+    *,
+    verbose: bool = False,
+    watch: Callable[[metrics.StreamMetrics, VideoInfo], None] | None = None,
+    adapt: Callable[[dict[str, Any]], None] | None = None,
+) -> metrics.StreamMetrics:
+    """Run the graph of a job: the encoder writes its drawn pictures, and nothing else, to `encoded`; what was counted.
+
+    `watch` is called now and then with the counts so far; `adapt` may change the graph after it was checked. What is
+    written when this raises is of no use. Raises what `segment_video` does.
+    """
+    job, engines = _with_engines(job)
+    graph = video_graph(job, info, encoded, records, masks, verbose)
+    counts = metrics.open_stream(job.options.name)  # an earlier job's are not this one's
+    problems = check_graph(graph)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    if adapt is not None:
+        adapt(graph)
+
+    told = False
+
+    def report() -> None:
+        nonlocal told
+        current = metrics.stream(job.options.name)
+        if not told and current is not None and current.frames_in:  # a run that fails before has one line to say
+            told = True
+            _log.info("stream '%s': %s", job.options.name, engines)
+        if watch is not None and current is not None:
+            watch(current, info)
+
+    try:
+        run_graph(graph, verbose=verbose, watch=report)
+    except GraphError as error:
+        # what the decoder says at its end if it could decode less than a third, unless BMF gets stuck over that
+        if "failed to decode" in str(error) or (isinstance(error, GraphStuck) and job.decoder == "ffmpeg"):
+            raise StreamError(_too_little(job)) from error
+        if "Could not find audio or video stream" in str(error):  # it has one for PyAV, whose FFmpeg is newer
+            raise StreamError(f"'{job.source}' cannot be read by BMF's FFmpeg: it finds no video in it") from error
+        raise
+    report()
+    counts = metrics.stream(job.options.name) or counts
+    if not counts.frames_in:
+        raise StreamError(f"'{job.source}': not one frame could be decoded")
+    return counts
+
+
+def _too_little(job: VideoJob) -> str:
+    counts = metrics.stream(job.options.name)
+    if counts is None or not counts.frames_in:
+        return f"'{job.source}': not one frame could be decoded"
+    return f"'{job.source}' is damaged: most of its frames could not be decoded, so that nothing was written"
 
 
 def _with_engines(job: VideoJob) -> tuple[VideoJob, str]:
@@ -191,6 +225,8 @@ def video_graph(
     loglevel = "info" if verbose else "error"
     rate_text = f"{rate.numerator}/{rate.denominator}"
     own_parameters = _RATE_PARAMETERS.get(job.encoding.codec)
+    if own_parameters and job.cpu_threads and job.encoding.codec == "libx265":  # beside the threads that FFmpeg names
+        own_parameters = own_parameters[0], f"{own_parameters[1]}:pools={job.cpu_threads}"
     encoder = {
         "output_path": str(encoded.absolute()),  # FFmpeg takes 'a:b' for a protocol, but not '/a:b'
         "format": "mp4",
@@ -199,6 +235,7 @@ def video_graph(
         "video_params": {
             "codec": job.encoding.codec,
             **_quality(job.encoding),
+            **({"threads": job.cpu_threads} if job.cpu_threads and job.encoding.codec not in NVENC else {}),
             "vsync": "passthrough",
             "r": f"{clock.numerator}/{clock.denominator}",
             **(
@@ -238,11 +275,14 @@ def video_graph(
     if wants_records:
         sink = {"json": str(records or ""), "masks": str(masks or "")}
         nodes.append(_node(3, "RecordSink", sink, ["records"], [], "sinks.RecordSink"))
+    if job.cpu_threads == 1:
+        for node in nodes:
+            node["scheduler"] = 0
     return {
         "mode": "Normal",
         "input_streams": [],
         "output_streams": [],
-        "option": {"scheduler_count": len(nodes)},
+        "option": {"scheduler_count": len({node["scheduler"] for node in nodes})},
         "nodes": nodes,
     }
 
@@ -253,6 +293,7 @@ def _decoder_node(job: VideoJob, info: VideoInfo, loglevel: str) -> dict[str, An
         "map_v": info.stream_index,
         "copyts": 1,
         "loglevel": loglevel,
+        **({"dec_params": {"threads": str(job.cpu_threads)}} if job.cpu_threads else {}),
     }
     return _node(0, "c_ffmpeg_decoder", option, [], ["video:decoded"])
 

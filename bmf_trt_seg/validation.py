@@ -47,7 +47,8 @@ def validated(model: type[Model], values: Any, subject: str) -> Model:
         for detail in error.errors():
             name, text = _complaint(detail, schema, values)
             complaints.setdefault(name, text)
-        raise ConfigError(f"{subject}: " + "; ".join(complaints.values())) from None
+        # what was given may have line breaks in it, of which Unicode knows many
+        raise ConfigError(" ".join(f"{subject}: {'; '.join(complaints.values())}".split())) from None
 
 
 def allowed_values(prop: dict[str, Any], definitions: dict[str, Any] | None = None) -> str:

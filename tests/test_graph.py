@@ -442,8 +442,10 @@ def test_messages_name_the_files_that_were_asked_for(graph: dict[str, Any], tmp_
     assert left_in(tmp_path) == set()
 
 
-def test_what_modules_print_does_not_come_through(graph: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
-    logging.getLogger("bmf_trt_seg").setLevel(logging.ERROR)
+def test_what_modules_print_does_not_come_through(
+    graph: dict[str, Any], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "bmf_trt_seg")
     _run(graph)
     assert capfd.readouterr() == ("", "")
 

@@ -22,6 +22,8 @@ LAYERS = [
         "",
         "arrivals",
         "backends.cuda_graphs",
+        "batch",
+        "batch.work_folder",
         "bmf_tensors",
         "colors",
         "cuda_queue",
@@ -31,6 +33,7 @@ LAYERS = [
         "feed_states",
         "garbage",
         "hardware",
+        "json_text",
         "live",
         "live.signals",
         "live_outputs",
@@ -40,6 +43,7 @@ LAYERS = [
         "native_output",
         "records",
         "retry",
+        "scheduler_threads",
         "sources",
         "sources.urls",
         "stream_packets",
@@ -50,11 +54,14 @@ LAYERS = [
         "watch.shares",
     ],
     [
+        "batch.cluster",
+        "batch.storage",
         "cuda_kernels",
         "engine.library",
         "frames",
         "health",
         "http_server",
+        "live.placement",
         "live_outputs.interleave",
         "live_outputs.sound",
         "live_outputs.target",
@@ -107,6 +114,7 @@ LAYERS = [
     ],
     ["graph_format"],
     [
+        "batch.cuts",
         "sources.nvdecoder",
         "backends.onnxruntime",
         "backends.pytorch",
@@ -140,9 +148,11 @@ LAYERS = [
         "watch.status",
     ],
     ["live.feeds", "pipeline_cuda", "pipeline_tensors", "transcode", "watch.pages"],
-    ["graph_schema", "live.reread", "pipeline"],
+    ["batch.parts", "graph_schema", "live.device_names", "live.reread", "pipeline"],
     ["bmf_frames", "changes", "bmf_module", "live.networks", "pictures"],
     [
+        "batch.inputs",
+        "batch.window",
         "calibration_frames",
         "evaluation",
         "live.supervisor",
@@ -156,6 +166,15 @@ LAYERS = [
         "still_pictures",
         "watch.options_page",
     ],
+    ["batch.ledger", "batch.settings"],
+    ["batch.tasks"],
+    ["batch.schedule", "batch.worker"],
+    ["batch.pool", "batch.report"],
+    ["batch.driver", "live.messages", "live.sinks"],
+    ["live.places", "live.worker", "live.worker_process"],
+    ["live.device"],
+    ["live.devices"],
+    ["live.device_pages"],
     [
         "cli",
         "cli.doctor",
@@ -168,10 +187,18 @@ LAYERS = [
         "cli.reports",
         "cli.web",
         "comparison",
-        "live.sinks",
     ],
-    ["cli.bench", "cli.build", "cli.describe", "cli.engines", "cli.export", "cli.graph", "cli.inspect"],
-    ["cli.evaluate", "cli.images", "cli.infer", "cli.live", "cli.models", "cli.segment"],
+    [
+        "cli.batch_status",
+        "cli.bench",
+        "cli.build",
+        "cli.describe",
+        "cli.engines",
+        "cli.export",
+        "cli.graph",
+        "cli.inspect",
+    ],
+    ["cli.batch", "cli.evaluate", "cli.images", "cli.infer", "cli.live", "cli.models", "cli.segment"],
     ["cli.render", "cli.run"],
     ["cli.main"],
 ]
@@ -182,6 +209,7 @@ MODULES = {
 }
 STEPS = {"preprocess", "preprocess_cuda", "postprocess", "overlay", "overlay_cuda"}
 BMF_ADAPTERS = {
+    "batch.window",
     "module",
     "bmf_frames",
     "bmf_module",
@@ -196,6 +224,7 @@ BMF_ADAPTERS = {
 # Who may import a library, and whether at the top of the file.
 OPTIONAL = {
     "bmf": {
+        "batch.window": True,
         "module": True,
         "bmf_module": True,
         "bmf_frames": True,
@@ -243,7 +272,11 @@ OPTIONAL = {
     "tensorrt_rtx": {},
     "onnx": {"models.tflite": False, "engine.network": False, "engine.builder": False},
     "tflite": {"models.tflite": False},
+    "fsspec": {"batch.storage": False},
+    "ray": {"batch.cluster": False},
     "av": {
+        "batch.cuts": True,
+        "batch.parts": True,
         "live_outputs.encoder": True,
         "live_outputs.files": True,
         "live_outputs.hls": True,
@@ -364,8 +397,8 @@ def test_tensors_of_bmf_wait_until_a_frame_is_on_a_gpu():
 
 
 BLOCKED = [
-    "bmf", "cuda", "matplotlib", "onnx", "onnxruntime", "prometheus_client", "tensorrt", "tensorrt_rtx", "tflite",
-    "torch", "torchmetrics",
+    "bmf", "cuda", "fsspec", "matplotlib", "onnx", "onnxruntime", "prometheus_client", "ray", "s3fs", "tensorrt",
+    "tensorrt_rtx", "tflite", "torch", "torchmetrics",
 ]  # fmt: skip
 BARE = """
 import importlib, sys

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,8 @@ from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.errors import BackendUnavailable, EngineError, ModelError
 
 __all__ = ["PyTorchBackend"]
+
+_SAFE_LOADS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class PyTorchBackend(Backend):
@@ -41,6 +47,8 @@ class PyTorchBackend(Backend):
             self._module = self._loaded()
         except ModelError:
             raise
+        except pickle.UnpicklingError as error:
+            raise self._not_loaded("a part of it holds more than tensors, whose code is not run") from error
         except Exception as error:  # what PyTorch raises here goes from RuntimeError to zipfile's own
             raise self._not_loaded((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
@@ -49,7 +57,8 @@ class PyTorchBackend(Backend):
 
     def _loaded(self) -> Any:
         if self.model.suffix.lower() == ".pt2":
-            program = torch.export.load(str(self.model))
+            with _tensors_alone(), _without_its_log():
+                program = torch.export.load(str(self.model))
             name = program.graph_signature.user_inputs[0]
             value = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
             self._check_input(name, value.shape, str(value.dtype).removeprefix("torch."))
@@ -99,6 +108,35 @@ class PyTorchBackend(Backend):
 
     def _close(self) -> None:
         self._module = None
+
+
+@contextlib.contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Without what torch.export does if a pickled part of a file holds more than tensors: it unpickles that all the
+    same, which runs whatever code the part names."""
+    before = os.environ.get(_SAFE_LOADS)
+    os.environ[_SAFE_LOADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_LOADS]
+        else:
+            os.environ[_SAFE_LOADS] = before
+
+
+@contextlib.contextmanager
+def _without_its_log() -> Iterator[None]:
+    """Without the tracebacks that torch.export logs beside what it raises."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _on_host(output: torch.Tensor) -> npt.NDArray[np.generic]:

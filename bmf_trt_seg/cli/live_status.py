@@ -12,9 +12,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from bmf_trt_seg import metrics
 from bmf_trt_seg.live.supervisor import Report
-from bmf_trt_seg.metrics import OutputMetrics
 from bmf_trt_seg.sources.urls import masked
 
 __all__ = ["LiveStatus"]
@@ -68,8 +66,13 @@ class LiveStatus:
         size = shutil.get_terminal_size()
         shown = max(1, size.lines - 3)
         rows = [_HEAD, *(_row(one, rate) for one, rate in zip(feeds[:shown], rates, strict=False))]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        lines = [_aligned(row, widths)[: size.columns - 1] for row in rows]
+        words = 2  # columns that are no numbers
+        if any(one.device for one in feeds):
+            devices = ["device", *(one.device or "none" for one in feeds[:shown])]
+            rows = [(*row[:words], device, *row[words:]) for row, device in zip(rows, devices, strict=True)]
+            words += 1
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [_aligned(row, widths, words)[: size.columns - 1] for row in rows]
         if len(feeds) > shown:
             lines.append(f"and {len(feeds) - shown} more")
         self.erase()
@@ -104,25 +107,19 @@ def _state(feed: Report) -> str:
     """That of the camera, while the graph runs."""
     if feed.state.state != "running":
         return feed.state.state
-    views = filter(None, map(metrics.view, feed.state.streams))
-    return next((view.state for view in views if view.state is not None), "starting")
-
-
-def _outputs(feed: Report) -> list[OutputMetrics]:
-    sinks = (metrics.stream(name, "sink") for name in feed.state.streams)
-    return [output for sink in sinks if sink is not None for output in sink.outputs]
+    return feed.camera or "starting"
 
 
 def _row(feed: Report, rate: float) -> tuple[str, ...]:
     totals = feed.totals
     counts = (totals.frames_in, totals.frames_out, totals.dropped, totals.repeated, totals.reconnects)
-    outputs = _outputs(feed)
+    outputs = feed.outputs
     working = f"{sum(one.state == 'up' for one in outputs)}/{len(outputs)}"
     return feed.state.name, _state(feed), f"{rate:.1f}", *map(str, counts), str(feed.state.restarts), working
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [f"{cell:{'<' if index < 2 else '>'}{widths[index]}}" for index, cell in enumerate(row)]
+def _aligned(row: Sequence[str], widths: Sequence[int], words: int) -> str:
+    cells = [f"{cell:{'<' if index < words else '>'}{widths[index]}}" for index, cell in enumerate(row)]
     return "  ".join(cells).rstrip()
 
 
@@ -134,7 +131,7 @@ def _line(feeds: Sequence[Report], rates: Sequence[float]) -> str:
     others += "".join(
         f", '{masked(output.name)}' of '{one.state.name}' is {output.state}"
         for one in feeds
-        for output in _outputs(one)
+        for output in one.outputs
         if output.state == "away"
     )
     frames, dropped = sum(one.totals.frames_out for one in feeds), sum(one.totals.dropped for one in feeds)

@@ -132,7 +132,7 @@ def is_json() -> bool:
 def failure(error: BaseException | str, with_traceback: bool = False) -> None:
     """The line that says why the program ends with a failure."""
     if not with_traceback or not isinstance(error, BaseException):
-        print(f"{_PROGRAM}{masked(str(error))}", file=sys.stderr)
+        print(f"{_PROGRAM}{' '.join(masked(str(error)).splitlines())}", file=sys.stderr)
     elif is_json():
         logging.getLogger(_LOGGER).error("%s", error, exc_info=error)
     else:

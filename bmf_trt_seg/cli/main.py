@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 _VERBS = {
     "segment": "bmf_trt_seg.cli.segment",
+    "batch": "bmf_trt_seg.cli.batch",
     "images": "bmf_trt_seg.cli.images",
     "infer": "bmf_trt_seg.cli.infer",
     "render": "bmf_trt_seg.cli.render",

@@ -21,6 +21,7 @@ __all__ = [
     "check_trace",
     "encoding_flags",
     "given",
+    "message_flags",
     "module_flags",
     "output_flags",
     "set_messages",
@@ -107,12 +108,17 @@ def encoding_flags(function: Function) -> Function:
     )(function)
 
 
-def output_flags(function: Function) -> Function:
-    """-o, -y, --quiet, --verbose."""
+def message_flags(function: Function) -> Function:
+    """--quiet, --verbose."""
     function = click.option("-v", "--verbose", is_flag=True, help="Show what BMF, FFmpeg and x264 print, too.")(
         function
     )
-    function = click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")(function)
+
+
+def output_flags(function: Function) -> Function:
+    """-o, -y, --quiet, --verbose."""
+    function = message_flags(function)
     function = click.option("-y", "--overwrite", is_flag=True, help="Replace an output that exists.")(function)
     return click.option(
         "-o", "--out", "target", type=click.Path(path_type=Path), required=True, metavar="PATH",

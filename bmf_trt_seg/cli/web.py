@@ -13,13 +13,15 @@ import click
 
 from bmf_trt_seg.health import READY_SECONDS, Health
 from bmf_trt_seg.http_server import HttpServer, Request, Response
+from bmf_trt_seg.live.device_pages import DevicePages
+from bmf_trt_seg.live.devices import Fleet
 from bmf_trt_seg.prometheus import Exposition
 from bmf_trt_seg.watch.options_page import add_options_page
 from bmf_trt_seg.watch.pages import add_watch_pages
 from bmf_trt_seg.watch.status import Status
 from bmf_trt_seg.watch.streams import watching
 
-__all__ = ["Web", "add_pages", "serving", "web_flags"]
+__all__ = ["Web", "add_pages", "serving", "serving_devices", "web_flags"]
 
 _log = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -80,8 +82,29 @@ def serving(web: Web, streams: Iterable[str]) -> Iterator[Health]:
         yield health
 
 
-def add_pages(server: HttpServer, health: Health, exposition: Exposition) -> None:
-    """/metrics, /healthz and /readyz."""
+@contextmanager
+def serving_devices(web: Web, health: Health, fleet: Fleet) -> Iterator[None]:
+    """`serving` for feeds that run in other processes."""
+    if web.address is None:
+        yield
+        return
+    pages = DevicePages(fleet, health)
+    exposition = Exposition(collect=pages.metrics)
+    with HttpServer(web.address, web.token) as server:
+        add_pages(server, health, exposition, pages.ready)
+        add_watch_pages(server, pages, pages.pictures_of)
+        server.page("/options/", pages.options, takes_changes=True)
+        _log.info("web: %s/, /metrics, /healthz, /readyz", server.url, extra={"port": server.port})
+        yield
+
+
+def add_pages(
+    server: HttpServer,
+    health: Health,
+    exposition: Exposition,
+    ready: Callable[[], tuple[bool, dict[str, Any]]] | None = None,
+) -> None:
+    """/metrics, /healthz and /readyz; `ready` answers the last in the place of `health`."""
 
     def scrape(request: Request) -> Response:
         body, content_type = exposition.scrape(request.headers.get("accept", ""))
@@ -96,4 +119,4 @@ def add_pages(server: HttpServer, health: Health, exposition: Exposition) -> Non
 
     server.page("/metrics", scrape)
     server.page("/healthz", answered(health.working))
-    server.page("/readyz", answered(health.ready))
+    server.page("/readyz", answered(ready or health.ready))

@@ -13,6 +13,7 @@ import pydantic
 
 from bmf_trt_seg.engine.options import BuildOptions, Precision, ShapeRange
 from bmf_trt_seg.errors import ConfigError, EngineError, StreamError
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.spec import ModelSpec
 from bmf_trt_seg.validation import Strict, validated
 
@@ -29,7 +30,9 @@ _NO_PART_OF_THE_KEY: Any = {
 class Manifest(Strict):
     """Everything an engine depends on; see the fields."""
 
-    library: str = pydantic.Field(description="'tensorrt' or 'tensorrt_rtx'.")
+    library: str = pydantic.Field(
+        pattern="^tensorrt(_rtx)?$", examples=["'tensorrt' or 'tensorrt_rtx'"], description="What built it."
+    )
     version: str = pydantic.Field(description="Version of that library.")
     gpu: str | None = pydantic.Field(description="Name of the GPU it was built on; null if on none (TensorRT-RTX).")
     compute_capability: str | None = pydantic.Field(description="Of that GPU, as in '9.0'.")
@@ -87,7 +90,7 @@ def read_manifest(plan: Path) -> Manifest | None:
     """The manifest of an engine, or None if there is none. ConfigError if it says something impossible."""
     path = manifest_path(plan)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -59,6 +59,8 @@ class OnnxNetwork:
             ) from error
         if not self.proto.graph.node:
             raise ModelError(f"model '{path}' is broken, or no ONNX file: there are no operators in it")
+        if not all(isinstance(name, str) for name in _names(self.proto)):  # protobuf gives the others as bytes
+            raise ModelError(f"model '{path}' is broken: a name in it is no UTF-8 text")
 
     @property
     def inputs(self) -> list[NetworkTensor]:
@@ -152,13 +154,29 @@ class OnnxNetwork:
             raise ModelError(f"model '{self.path}' cannot be read with its weights: {error}") from error
 
     def weight_files(self) -> list[Path]:
-        """The files beside it that hold its weights, if it does not hold them itself."""
+        """The files beside it that hold its weights, if it does not hold them itself. Raises ModelError."""
         from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
         names = {
             ExternalDataInfo(weight).location for weight in _tensors(self.proto.graph) if uses_external_data(weight)
         }
-        return [self.path.parent / name for name in sorted(names)]
+        return [self._beside(name) for name in sorted(names)]
+
+    def _beside(self, name: str) -> Path:
+        """A file that the network names, which must lie in its folder: TensorRT's parser would read any other, too."""
+        path = self.path.parent / name
+        try:
+            real, folders = path.resolve(), (self.path.parent.resolve(), self.path.resolve().parent)
+        except (OSError, ValueError, RuntimeError) as error:  # a name that is none, links in a circle
+            raise ModelError(f"model '{self.path}' has weights in '{name}', which is no file: {error}") from error
+        if not any(real.is_relative_to(folder) for folder in folders):
+            raise ModelError(
+                f"model '{self.path}' has weights in '{name}', which is not in its folder; weights are read from there "
+                "alone"
+            )
+        if path.exists() and not path.is_file():
+            raise ModelError(f"model '{self.path}' has weights in '{name}', which is no file")
+        return path
 
 
 @contextlib.contextmanager
@@ -190,6 +208,17 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
+def _names(proto: Any) -> Iterator[Any]:
+    """Every name in a network that is shown or compared."""
+    yield from (proto.producer_name, proto.producer_version, *(entry.domain for entry in proto.opset_import))
+    for value in (*proto.graph.input, *proto.graph.output):
+        yield value.name
+        yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+    for node in proto.graph.node:
+        yield from (node.name, node.op_type)
+    yield from (weight.name for weight in proto.graph.initializer)
+
+
 def _tensor(value: Any) -> NetworkTensor:
     from onnx import TensorProto
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -197,7 +226,8 @@ def _tensor(value: Any) -> NetworkTensor:
     kind = value.type.tensor_type
     dtype = (
         "bfloat16" if kind.elem_type == TensorProto.BFLOAT16
-        else str(np.dtype(tensor_dtype_to_np_dtype(kind.elem_type))) if kind.elem_type else "undefined"
+        else "undefined" if kind.elem_type not in TensorProto.DataType.values() or not kind.elem_type
+        else str(np.dtype(tensor_dtype_to_np_dtype(kind.elem_type)))
     )  # fmt: skip
     sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in kind.shape.dim]
     return NetworkTensor(value.name, dtype, tuple(sizes))

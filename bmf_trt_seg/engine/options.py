@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
 
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.validation import Strict
 
 __all__ = ["BuildOptions", "Precision", "Shape", "ShapeRange", "options_from_text", "parse_shape", "parse_shapes"]
@@ -135,7 +135,7 @@ def options_from_text(value: Any) -> Any:
     text = value.strip()
     if text.startswith("{"):
         try:
-            return json.loads(text)
+            return parsed(text)
         except ValueError as error:
             raise ValueError(f"it is no JSON: {error}") from error
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]

@@ -14,7 +14,7 @@ from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.sources.urls import is_network
 from bmf_trt_seg.validation import Strict
 
-__all__ = ["LiveGraph", "feed_graph", "own_graph", "place_of"]
+__all__ = ["LiveGraph", "described_graph", "feed_graph", "own_graph", "place_of"]
 
 _PACKAGE = __name__.partition(".")[0]
 _OURS = ("LiveSource", "NvDecSource", "SegmentModule", "LiveSink")  # modules that count frames under their name
@@ -66,7 +66,7 @@ def feed_graph(source: dict[str, Any], segment: SegmentOptions, sink: LiveSinkOp
         _node(1, "module.SegmentModule", _given(segment), ["camera"], ["drawn"]),
         _node(2, "live_sink.LiveSink", _given(sink), ["drawn", *sound], []),
     ]
-    return _described(
+    return described_graph(
         {
             "mode": "Normal",
             "option": {"scheduler_count": len(nodes)},
@@ -88,10 +88,11 @@ def own_graph(content: dict[str, Any], name: str) -> LiveGraph:
     for node in nodes if isinstance(nodes, list) else []:
         if _kind(node) in _OURS and isinstance(node.setdefault("option", {}), dict):
             node["option"].setdefault("name", name)
-    return _described(content, writes_files=True)
+    return described_graph(content, writes_files=True)
 
 
-def _described(content: dict[str, Any], writes_files: bool) -> LiveGraph:
+def described_graph(content: dict[str, Any], writes_files: bool) -> LiveGraph:
+    """A graph whose modules of ours have names, and what its supervisor wants to know of it."""
     problems = tuple(check_graph(content))
     if problems:
         return LiveGraph(content, (), (), False, writes_files, problems=problems)

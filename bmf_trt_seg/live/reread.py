@@ -12,8 +12,8 @@ from bmf_trt_seg.sources.urls import masked
 
 __all__ = ["Reread", "Rereading"]
 
-Reread = Callable[[Sequence[Feed]], Sequence[Feed]]
-"""From the feeds that run to all that should: read and checked whole, or a SegError."""
+Reread = Callable[[Sequence[Feed]], "Sequence[Feed] | None"]
+"""From the feeds that run to all that should: read and checked whole, or a SegError. None: those that run should."""
 _log = logging.getLogger(__name__)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from bmf_trt_seg import changes, metrics
 from bmf_trt_seg.errors import GraphError, SegError
@@ -18,13 +19,14 @@ from bmf_trt_seg.graph import run_graph, whole_outputs
 from bmf_trt_seg.live.feeds import Feed
 from bmf_trt_seg.live.reread import Reread, Rereading
 from bmf_trt_seg.live.signals import HeldSignals, has_terminal
+from bmf_trt_seg.metrics import OutputMetrics
 from bmf_trt_seg.native_output import captured_output
 from bmf_trt_seg.options import SegmentOptions, read_options
 from bmf_trt_seg.retry import backoff_seconds
 from bmf_trt_seg.sources.urls import masked
 from bmf_trt_seg.watch import streams as watched_streams
 
-__all__ = ["Limits", "Report", "Totals", "supervise"]
+__all__ = ["Limits", "Report", "Totals", "collide", "supervise"]
 
 _PERIOD = 0.2
 _RAN_WELL_SECONDS = 30.0  # after which a failure is a new one
@@ -70,6 +72,23 @@ class Report:
     is_leaving: bool = False
     """Whether it ends because the feeds file has it no more, or otherwise."""
 
+    @property
+    def device(self) -> str:
+        """Where it runs, if there are several devices that it might run on."""
+        return ""
+
+    @property
+    def camera(self) -> str | None:
+        """What its streams say of their camera; None if they say nothing yet."""
+        views = filter(None, map(metrics.view, self.state.streams))
+        return next((view.state for view in views if view.state is not None), None)
+
+    @property
+    def outputs(self) -> list[OutputMetrics]:
+        """Those of its sinks."""
+        sinks = (metrics.stream(name, "sink") for name in self.state.streams)
+        return [output for sink in sinks if sink is not None for output in sink.outputs]
+
 
 @dataclass(eq=False)
 class _Run:
@@ -91,6 +110,8 @@ class _Run:
     _asked: list[Future[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.given = self.feed
+        """As others want it; `feed` may have options that were changed since."""
         self.state = open_feed(self.feed.name, self.feed.graph.streams)
         self.thread = threading.Thread(target=self._run, name=f"live {self.feed.name}", daemon=True)
 
@@ -126,7 +147,7 @@ class _Run:
                 except SegError as error:
                     _log.info("feed '%s': has to be started again: %s", feed.name, error)
                     return False
-            self.feed = feed
+            self.feed = self.given = feed
         return True
 
     # ------------------------------------------------------------------------------------------------- in the thread
@@ -267,6 +288,14 @@ class _Watch:
         return False
 
 
+class _Taken(NamedTuple):
+    """What has changed about the feeds that run, by their names."""
+
+    added: list[str]
+    removed: list[str]
+    again: list[str]
+
+
 class _Feeds:
     """All that run, and those that will when what is in their way is over."""
 
@@ -299,15 +328,18 @@ class _Feeds:
         runs = sorted(self._watches, key=lambda run: place.get(run.feed.name, len(place)))
         return [Report(run.state, run.totals(), run in self._leaving) for run in runs]
 
-    def take_over(self, wanted: Sequence[Feed], now: float) -> None:
-        """Make the feeds that run those that are wanted: each is changed while it runs, started again, or ended."""
+    def take_over(self, wanted: Sequence[Feed], now: float) -> _Taken:
+        """Make the feeds that run those that are wanted: each is changed while it runs, started again, or ended.
+
+        One that is wanted by the very object that it was made of is left as it is.
+        """
         self._order = [feed.name for feed in wanted]
         staying = {run.feed.name: run for run in self._watches if run not in self._leaving}
         self._waiting = []
         again: list[str] = []
         for feed in wanted:
             run = staying.get(feed.name)
-            if run is not None and run.state.state != "failed" and run.change_to(feed):
+            if run is not None and (run.given is feed or (run.state.state != "failed" and run.change_to(feed))):
                 del staying[feed.name]
             else:
                 self._waiting.append(feed)
@@ -316,11 +348,7 @@ class _Feeds:
             run.stop(now)
             self._leaving.append(run)
         added = [feed.name for feed in self._waiting if feed.name not in staying]
-        removed = [name for name in staying if name not in again]
-        _log.info(
-            "feeds file read again: %d feeds; added: %s; removed: %s; started again: %s",
-            len(wanted), *(", ".join(names) or "none" for names in (added, removed, again)),
-        )  # fmt: skip
+        return _Taken(added, [name for name in staying if name not in again], again)
 
     def step(self, now: float) -> list[_Run]:
         """See to those that come and go, and look at the others; those that hang for good."""
@@ -334,7 +362,7 @@ class _Feeds:
             else:
                 _ask_to_end([run], in_hurry=now - run.stop_began > self._limits.stop * _HURRY)
         for feed in list(self._waiting):
-            if not any(_collide(feed, run.feed) for run in self._leaving):
+            if not any(collide(feed, run.feed) for run in self._leaving):
                 self._waiting.remove(feed)
                 run = _Run(feed, self._verbose)
                 self._watches[run] = _Watch(run, self._limits)
@@ -357,8 +385,8 @@ class _Feeds:
                 part.close_stream(stream)
 
 
-def _collide(one: Feed, other: Feed) -> bool:
-    """Whether two feeds cannot run at the same time."""
+def collide(one: Feed, other: Feed) -> bool:
+    """Whether two feeds cannot run at the same time: they would count, or write, in the same place."""
 
     def taken(feed: Feed) -> set[str]:
         return {feed.name, *feed.graph.streams, *feed.graph.outputs}
@@ -375,6 +403,7 @@ def supervise(
     watch: Callable[[Sequence[Report]], None] | None = None,
     reread: Reread | None = None,
     over: Callable[[Report], None] = lambda _: None,
+    is_worker: bool = False,
 ) -> tuple[list[Report], int | None]:
     """Run feeds until all have ended or a signal comes; how each ended, and the signal.
 
@@ -382,7 +411,7 @@ def supervise(
     comes, unless that is because the terminal is gone, and what it gives is run from then on; over, with how a feed
     ended that is not among that. A feed whose state in the result is 'running' or 'stuck' could not be stopped, and
     says why in its reason: its thread is left behind, and so is its graph's. If one hangs for good, the others are
-    stopped, too.
+    stopped, too. is_worker: another process says what to run, by `reread`; until a signal there may be nothing.
     """
     all_feeds = _Feeds(feeds, limits, verbose, over)
     rereading = Rereading(reread) if reread is not None else None
@@ -392,7 +421,9 @@ def supervise(
     is_stopping, stop_began = False, 0.0
     with captured_output(not verbose):  # not given back and taken again by each feed: others print meanwhile
         all_feeds.start()
-        while not all_feeds.are_over or (rereading is not None and rereading.is_busy and not is_stopping):
+        while not all_feeds.are_over or (
+            not is_stopping and (is_worker or (rereading is not None and rereading.is_busy))
+        ):
             came = signals.wait(_PERIOD)
             now = time.monotonic()
             if came is not None and number is not None:
@@ -405,7 +436,7 @@ def supervise(
             if not is_stopping:
                 wanted = rereading.result(all_feeds.running) if rereading is not None else None
                 if wanted is not None:
-                    all_feeds.take_over(wanted, now)
+                    _tell_of_changes(all_feeds.take_over(wanted, now), len(wanted), is_worker)
                 lost = all_feeds.step(now)
                 if number is not None or lost:
                     is_stopping, stop_began = True, now
@@ -425,6 +456,17 @@ def supervise(
         if rereading is not None:
             rereading.close(limits.stop)
     return all_feeds.reports(), number
+
+
+def _tell_of_changes(taken: _Taken, feeds: int, is_worker: bool) -> None:
+    if not is_worker:
+        _log.info(
+            "feeds file read again: %d feeds; added: %s; removed: %s; started again: %s",
+            feeds, *(", ".join(names) or "none" for names in taken),
+        )  # fmt: skip
+        return
+    for name in taken.again:  # all else, the other process knows
+        _log.info("feed '%s': has to be started again, since the feeds file has changed", name)
 
 
 def _leave(runs: Sequence[_Run], reason: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bmf_trt_seg.errors import ConfigError, ModelError, StreamError
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.models.architecture import imported
 
 __all__ = ["classes_in", "fill", "labels_beside", "read_weights"]
@@ -78,8 +78,8 @@ def labels_beside(path: Path) -> list[str] | None:
     if not path.is_dir() or not file.is_file():
         return None
     try:
-        named = json.loads(file.read_text(encoding="utf-8")).get("id2label") or {}
-        labels = [" ".join(str(named[key]).split()) for key in sorted(named, key=int)]
+        named = parsed(file.read_text(encoding="utf-8")).get("id2label") or {}
+        labels = [" ".join(str(named[key]).split()) for key in sorted(named.keys(), key=int)]
     except OSError as error:
         raise StreamError(f"'{file}' cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError) as error:

@@ -191,7 +191,10 @@ class Feed:
         """Open the stream and read it to its end."""
         settings = self._settings
         with av.open(
-            settings.url, options=_options(settings), timeout=(settings.connect_timeout, settings.read_timeout)
+            settings.url,
+            options=_options(settings),
+            timeout=(settings.connect_timeout, settings.read_timeout),
+            metadata_errors="replace",
         ) as container:
             if not container.streams.video:
                 raise ValueError("there is no video in it")

@@ -18,7 +18,7 @@ import av.error
 from av.bitstream import BitStreamFilterContext
 
 from bmf_trt_seg.errors import StreamError
-from bmf_trt_seg.media import main_video, probe_video
+from bmf_trt_seg.media import main_video, open_media, probe_video
 from bmf_trt_seg.sources.urls import is_network, masked
 
 __all__ = ["NVDEC_CODECS", "Track", "TrackInfo", "nvdec_refusal"]
@@ -152,7 +152,9 @@ class Track:
 
     def _opened(self, url: str) -> Any:
         try:
-            return av.open(url, timeout=_TIMEOUTS) if is_network(url) else av.open(url)
+            return (
+                av.open(url, timeout=_TIMEOUTS, metadata_errors="replace") if is_network(url) else open_media(Path(url))
+            )
         except (av.error.FFmpegError, OSError) as error:
             raise StreamError(
                 f"{self._name} cannot be read by FFmpeg: {error.strerror or masked(str(error))}"

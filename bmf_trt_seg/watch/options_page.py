@@ -15,9 +15,10 @@ from typing import Any
 from bmf_trt_seg import changes
 from bmf_trt_seg.changes import Changes
 from bmf_trt_seg.errors import ConfigError, SegError
-from bmf_trt_seg.http_server import HttpServer, Request, Response
+from bmf_trt_seg.http_server import Request, Response
 from bmf_trt_seg.models.catalog import CATALOG, find
 from bmf_trt_seg.sources.urls import masked
+from bmf_trt_seg.watch.pages import Server
 
 __all__ = ["add_options_page"]
 
@@ -26,9 +27,7 @@ _LOAD_SECONDS = 10.0  # for a network; after that the answer is that it is being
 _log = logging.getLogger(__name__)
 
 
-def add_options_page(
-    server: HttpServer, names: Callable[[], dict[str, str]], load_seconds: float = _LOAD_SECONDS
-) -> None:
+def add_options_page(server: Server, names: Callable[[], dict[str, str]], load_seconds: float = _LOAD_SECONDS) -> None:
     """/options/NAME: GET tells what may change and how it is, PATCH with an object of options changes it.
 
     names: the name of each stream by its label. A PATCH is answered by 200 when it is accepted, by 202 if a network is

@@ -114,7 +114,7 @@ def _state(name: str, view: StreamView | None) -> tuple[metrics.State, str]:
     feed = feed_state(name)
     if feed is None or feed.state in ("starting", "running"):
         return state or "connecting", error
-    return "away" if feed.state in ("restarting", "stuck") else "ended", feed.reason or error
+    return "away" if feed.state in ("restarting", "waiting", "stuck") else "ended", feed.reason or error
 
 
 def _latency_ms(rates: _Rates, watched: WatchedStream | None) -> float | None:

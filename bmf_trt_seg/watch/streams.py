@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,35 @@ from bmf_trt_seg.frames import FramePlanes
 from bmf_trt_seg.watch.preview import Preview
 from bmf_trt_seg.watch.shares import Shares
 
-__all__ = ["ShownClasses", "WatchedStream", "close_stream", "open_stream", "stream", "watching"]
+__all__ = [
+    "Pictures",
+    "ShownClasses",
+    "WatchedStream",
+    "close_stream",
+    "open_stream",
+    "pictures_of",
+    "stream",
+    "watching",
+]
 
 _LATENCIES = 10
 _MAP_SECONDS = 1.0
 _servers = 0
 _streams: dict[str, WatchedStream] = {}
+
+
+class Pictures(Protocol):
+    """The pictures of a stream, as a `Preview` has them."""
+
+    def want(self) -> None:
+        """Somebody watches."""
+
+    @property
+    def number(self) -> int:
+        """Of the latest picture; 0 if there is none yet."""
+
+    def jpeg(self) -> tuple[int, bytes] | None:
+        """The latest picture, with its number."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,12 @@ def close_stream(name: str) -> None:
 def stream(name: str) -> WatchedStream | None:
     """The stream that was opened last under this name."""
     return _streams.get(name)
+
+
+def pictures_of(name: str) -> Pictures | None:
+    """Those of the stream that was opened last under this name."""
+    found = stream(name)
+    return found.preview if found is not None else None
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def test_every_frame_comes_once_in_order_at_its_time(camera: Camera, transport: 
 
 def test_two_feeds_do_not_disturb_each_other(camera: Camera) -> None:
     first, second = camera(), camera(size_wh=(320, 192))
-    with running(first.url, absence="pause") as one, running(second.url) as other:
+    with running(first.url, absence="pause") as one, running(second.url, policy="all") as other:
         one.gets(3)
         other.gets(3)
         first.kill()

@@ -1,0 +1,1 @@
+"""Many videos, segmented by workers on one machine or a Ray cluster."""

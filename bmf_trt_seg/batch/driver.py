@@ -1,0 +1,139 @@
+"""A batch from its inputs to its report: what is to do, who does it, and that nothing is left lying about."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bmf_trt_seg.batch.cluster import Need
+from bmf_trt_seg.batch.inputs import Film
+from bmf_trt_seg.batch.ledger import REPORT, Ledger, Record
+from bmf_trt_seg.batch.pool import Lost, Pool, WorkerView
+from bmf_trt_seg.batch.report import Report
+from bmf_trt_seg.batch.schedule import Schedule
+from bmf_trt_seg.batch.settings import Settings
+from bmf_trt_seg.batch.storage import is_remote
+from bmf_trt_seg.batch.work_folder import clear_dead
+from bmf_trt_seg.errors import ConfigError
+
+__all__ = ["Batch", "BatchView"]
+
+_WAIT_SECONDS = 0.2
+_DYING_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class BatchView:
+    """How a batch stands."""
+
+    films: int
+    done: int
+    """Those of earlier runs counted in."""
+    failed: int
+    workers: int
+    busy: list[WorkerView]
+
+
+@dataclass
+class Batch:
+    """Films and where they go. `check` before Ray is started, `run` with it."""
+
+    films: Sequence[Film]
+    settings: Settings
+    retries: int = 2
+    before: list[Record] = field(default_factory=list, init=False)
+    """Of films that were done already."""
+    open: list[Film] = field(default_factory=list, init=False)
+    """Those that are to do."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.settings.target)
+
+    def check(self, overwrite: bool) -> list[str]:
+        """Find out what is to do; names of outputs that somebody else has put there.
+
+        With `overwrite` these may be replaced. Raises ConfigError if an output is an input, and StreamError.
+        """
+        for film in self.films:
+            if not is_remote(film.source.path) and os.path.realpath(film.source.path) == os.path.realpath(
+                self.ledger.output(film.name)
+            ):
+                raise ConfigError(
+                    f"'{film.source.path}' is an input, and would be written; choose another output folder"
+                )
+        done = self.ledger.done()
+        for film in self.films:
+            record = done.get(film.name)
+            if record is not None and record.key == self.settings.key(film):
+                self.before.append(record)
+            else:
+                self.open.append(film)
+        return [] if overwrite else self.ledger.foreign(self.open, self.settings.records)
+
+    def run(self, need: Need, workers: int | None, watch: Callable[[BatchView], None]) -> Report:
+        """Have everything done; `watch` is told now and then how it stands.
+
+        Whatever ends this, workers are ended, and what they had in the making is removed.
+        """
+        began = time.monotonic()
+        self.ledger.claim(self.open)
+        self.ledger.forget_parts(but=[self.settings.key(film) for film in self.open])
+        schedule = Schedule(
+            self.open,
+            self.retries,
+            lambda film: self.ledger.finished_parts(self.settings.key(film)),
+            may_cut=workers != 1,
+        )
+        pool = Pool(self.settings, need, workers)
+        try:
+            while not schedule.is_over:
+                pool.adjust(schedule.open_tasks)
+                for _ in range(pool.idle()):
+                    task = schedule.next()
+                    if task is None:
+                        break
+                    pool.give(task)
+                for task, answer in pool.wait(_WAIT_SECONDS):
+                    if isinstance(answer, Lost):
+                        schedule.lost(task, answer.reason)
+                    else:
+                        schedule.answered(task, answer)
+                watch(self._view(schedule, pool))
+        finally:
+            pool.close()
+            self._clear()
+            report = Report(list(schedule.films.values()), self.before, time.monotonic() - began, pool.started)
+            self.ledger.write_report(report.as_dict())
+        return report
+
+    def nothing_to_do(self) -> Report:
+        """The report of a run that finds everything done."""
+        self._clear()
+        report = Report([], self.before, 0.0, 0)
+        self.ledger.write_report(report.as_dict())
+        return report
+
+    @property
+    def report_path(self) -> str:
+        """Where the report is."""
+        return self.ledger.output(REPORT)
+
+    def _view(self, schedule: Schedule, pool: Pool) -> BatchView:
+        return BatchView(
+            films=len(self.films),
+            done=len(self.before) + schedule.done,
+            failed=schedule.failed,
+            workers=pool.workers,
+            busy=pool.views(),
+        )
+
+    def _clear(self) -> None:
+        """Remove what dead workers left among the outputs; those that were just ended may need a moment to die."""
+        if is_remote(self.settings.target):
+            return
+        end = time.monotonic() + _DYING_SECONDS
+        while not clear_dead(Path(self.ledger.work)) and time.monotonic() < end:
+            time.sleep(0.05)
