@@ -23,7 +23,7 @@ from live_runs import Live, frames_of, live, until, write_feeds
 from test_cli_live import files, needs_cameras, own_graph
 from test_live_supervisor import Signals
 
-from bmf_trt_seg.cli import live_status
+from bmf_trt_seg.cli import redrawn
 from bmf_trt_seg.cli.live_status import LiveStatus
 from bmf_trt_seg.errors import ConfigError
 from bmf_trt_seg.feed_states import FeedState
@@ -266,7 +266,7 @@ def test_a_table_tells_where_feeds_run(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(live_status, "_TABLE_SECONDS", 0.0)
+    monkeypatch.setattr(redrawn, "_TABLE_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "100")
     outputs = (OutputMetrics("door.mp4", "file", "up"), OutputMetrics("rtmp://192.0.2.1/live/key", "push", "away"))
     with LiveStatus(quiet=False) as status:

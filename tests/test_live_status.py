@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from bmf_trt_seg import feed_states, metrics
-from bmf_trt_seg.cli import live_status
+from bmf_trt_seg.cli import live_status, redrawn
 from bmf_trt_seg.cli.live_status import LiveStatus
 from bmf_trt_seg.feed_states import FeedState
 from bmf_trt_seg.live.supervisor import Report, Totals
@@ -25,7 +25,8 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time; the test moves it."""
     now = [100.0]
-    monkeypatch.setattr(live_status, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in (live_status, redrawn):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(metrics, "_streams", {})
     monkeypatch.setattr(feed_states, "_feeds", {})
     monkeypatch.setattr(logging.getLogger("bmf_trt_seg"), "handlers", [])
@@ -71,7 +72,7 @@ def test_a_table_that_is_drawn_over_itself(
         with caplog.at_level("WARNING", "bmf_trt_seg"):
             logging.getLogger("bmf_trt_seg").warning("feed 'yard': back")
         assert terminal.getvalue().endswith("\x1b[4A\r\x1b[J"), "room for the line"
-    assert not any(isinstance(one, live_status._Eraser) for one in logging.getLogger("bmf_trt_seg").handlers)
+    assert not any(isinstance(one, redrawn._Eraser) for one in logging.getLogger("bmf_trt_seg").handlers)
 
 
 def test_more_feeds_than_lines(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:

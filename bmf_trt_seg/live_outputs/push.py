@@ -55,7 +55,7 @@ class PushTarget(Target):
             reason = f"the FFmpeg that comes with PyAV {av.__version__} has no {scheme}"
             raise StreamError(f"'{self.name}' cannot be sent to: {reason}") from error
         except (OSError, av.error.FFmpegError, ValueError):
-            pass  # it is there, and wants an address
+            return  # it is there, and wants an address
 
     def open(self, description: bytes) -> None:
         options, self._begin = self._options, None
