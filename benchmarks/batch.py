@@ -59,7 +59,7 @@ class Bench:
         self.folder = folder
         self.rounds: int = arguments.rounds
         self.quiet: float | None = arguments.quiet
-        self.flags = ["-m", arguments.model, "--preset", "veryfast", "--crf", "23"]
+        self.flags = ["-m", arguments.model, "--preset", arguments.preset, "--crf", "23"]
         self.flags += ["--batch-size", str(arguments.batch_size)]
 
     def films(self, name: str, count: int, frames: int, size_wh: tuple[int, int]) -> Path:
@@ -285,6 +285,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=600, help="frames of each of them (default 600)")
     parser.add_argument("--model", default="person", help="network (default person)")
     parser.add_argument("--batch-size", type=int, default=1, help="frames in one inference (default 1)")
+    parser.add_argument("--preset", default="veryfast", help="libx264's for batch and loop (default veryfast)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way (default 3)")
     parser.add_argument("--quiet", type=float, help="begin each round when the load of the last minute is below this")
     parser.add_argument("--json", type=Path, help="write the results there, too")

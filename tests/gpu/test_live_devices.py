@@ -12,6 +12,7 @@ import clips
 import psutil
 import pytest
 import web_runs
+from gpu.networks import QUICK
 from live_runs import Live, frames_of, live, until
 
 torch = pytest.importorskip("torch")
@@ -37,7 +38,7 @@ def test_feeds_of_a_lost_process_go_to_the_other_gpu(two_gpus: None, person: Pat
     (tmp_path / "out").mkdir()
     clip = clips.write_clip(tmp_path / "long.mp4", frames=1500)
     defaults = {
-        "segment": {"model": str(person), "backend": "tensorrt", "build": "precision=fp16"},
+        "segment": {"model": str(person), "backend": "tensorrt", "build": f"precision=fp16,opt_level={QUICK}"},
         "outputs": [{"kind": "file", "path": f"{tmp_path}/out/{{name}}.mp4", "segment_seconds": 5}],
     }
     feeds = [{"name": name, "url": str(clip)} for name in ("door", "yard", "mill")]
