@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import av
 import clips
 import pytest
 import rtsp
+from commands import runner
 from live_runs import Live, frames_of, graph_file, live, until
+
+from bmf_trt_seg.cli import live as cli_live
 
 HERE = Path(__file__).parent
 Entry = dict[str, Any]
@@ -72,6 +78,34 @@ def check_accounts(run: Live, folder: Path, name: str) -> None:
     told = run.summary(name)
     assert told["frames_in"] + told["repeated"] == told["frames_out"] + told["dropped"], told
     assert frames_of(files(folder, name)) == told["frames_out"] > 0
+
+
+# --- before it starts ---------------------------------------------------------------------------------------------
+
+
+def test_a_build_is_ended_by_a_signal_that_none_of_its_threads_takes(
+    tmp_path: Path, defaults: Entry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held: list[bool] = []
+
+    def build(options: Any, quiet: bool, cancelled: Callable[[], bool]) -> None:
+        def look() -> None:
+            held.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+        thread = threading.Thread(target=look)  # threads of TensorRT and CUDA outlive a build, and BMF's handlers come
+        thread.start()
+        thread.join()
+        assert not cancelled()
+        os.kill(os.getpid(), signal.SIGTERM)
+        cancelled()
+
+    monkeypatch.setattr(cli_live, "build_engine", build)
+    defaults["segment"]["backend"] = "tensorrt"
+    feeds = tmp_path / "feeds.json"
+    feeds.write_text(json.dumps({"defaults": defaults, "feeds": [{"name": "door", "url": "rtsp://127.0.0.1:9/door"}]}))
+    ended = runner(capfd)("live", feeds)
+    assert (ended.code, ended.err.strip()) == (1, "bmf-trt-seg: stopped")
+    assert held == [True]
 
 
 # --- cameras that come and go -------------------------------------------------------------------------------------

@@ -46,12 +46,13 @@ def detector(path: Path, *, divided: bool = True, **spec: Any) -> Path:
     """The mean colour of each picture as a score, and two boxes; `divided`: by picture, as the scores always are."""
     nodes = [
         helper.make_node("ReduceMean", ["input"], ["scores"], axes=[2, 3], keepdims=0),
-        helper.make_node("Shape", ["input"], ["count"], end=1),
+        helper.make_node("Shape", ["input"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "first"], ["count"]),  # TensorRT 8.6 overlooks Shape's own 'end'
         helper.make_node("Concat", ["count", "rest"], ["shape"], axis=0),
         helper.make_node("Expand", ["box", "shape" if divided else "alone"], ["boxes"]),
     ]
     weights = {
-        "rest": np.array([2, 4]), "alone": np.array([1, 2, 4]), "box": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        "first": np.array([0]), "rest": np.array([2, 4]), "alone": np.array([1, 2, 4]), "box": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
     }  # fmt: skip
     return save(path, nodes, ["boxes", "scores"], weights, {"task": "raw", **spec})
 

@@ -93,11 +93,9 @@ def command(
             watch = _watcher(health, status)
             return _reported(*supervise_devices(fleet, feeds, signals, watch=watch, read=read))
     with HeldSignals() as signals, serving(web, streams) as health:
-        to_build = [options for feed in feeds for options in feed_options(feed) if options.backend == "tensorrt"]
-        if to_build:
-            with signals.let_through():  # it may take minutes
-                for options in to_build:
-                    build_engine(options, quiet)
+        for options in (options for feed in feeds for options in feed_options(feed)):
+            if options.backend == "tensorrt":  # it may take minutes
+                build_engine(options, quiet, signals.interrupted)
         with loaded_networks(feeds) as networks, LiveStatus(quiet) as status:
             check_outputs(feeds, verbose)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +11,8 @@ from typing_extensions import Self
 
 __all__ = ["HeldSignals", "has_terminal"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (*_ENDING, signal.SIGHUP)
 
 
 def has_terminal() -> bool:
@@ -42,14 +41,14 @@ class HeldSignals:
         found = signal.sigtimedwait(_SIGNALS, seconds)
         return None if found is None else found.si_signo
 
-    @contextmanager
-    def let_through(self) -> Iterator[None]:
-        """Signals are handled while inside, as they were before; no graph may exist then."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    def interrupted(self) -> bool:
+        """False, or KeyboardInterrupt if a signal that ends came: for long work before there is anything to end well.
+
+        A SIGHUP goes on waiting: the work that it asks for comes later.
+        """
+        if signal.sigtimedwait(_ENDING, 0) is None:
+            return False
+        raise KeyboardInterrupt
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
