@@ -61,7 +61,10 @@ class Keeping(CountingSink):
 
 
 class FromMemory(Module):
-    """Plays `frames`, which `Keeping` put here, over and over, as many as the option "count" says."""
+    """Plays `frames`, which `Keeping` put here, over and over, as many as the option "count" says.
+
+    They keep their times, since x264 spends more on a picture that is shown longer.
+    """
 
     frames: tuple[VideoFrame, ...] = ()
 
@@ -72,12 +75,13 @@ class FromMemory(Module):
     def process(self, task: Task) -> ProcessResult:
         target = task.get_outputs()[0]
         for _ in range(min(8, self._left)):
-            kept = self.frames[self._sent % len(self.frames)]
+            turn, place = divmod(self._sent, len(self.frames))
+            kept = self.frames[place]
             frame = VideoFrame(kept.frame())
             frame.copy_props(kept)
-            frame.pts = self._sent
+            frame.pts = kept.pts + turn * len(self.frames) * (self.frames[1].pts - self.frames[0].pts)
             packet = Packet(frame)
-            packet.timestamp = self._sent
+            packet.timestamp = frame.pts * 1_000_000 * kept.time_base.num // kept.time_base.den
             target.put(packet)
             self._sent, self._left = self._sent + 1, self._left - 1
         if not self._left:
