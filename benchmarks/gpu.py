@@ -2,9 +2,9 @@
 
 steps      microseconds a frame at batch 8: pre-processing 1080p NV12 to 512x512 fp16, and drawing 21x512x512 scores on
            1080p NV12, ours and CV-CUDA's
-stages     frames a second of each stage alone: NVDEC with 1 and 8 streams, the network, libx264 fed from memory
-pipelines  the same of BMF graphs NvDecSource -> SegmentModule -> a sink that counts, or libx264; and of the sample's
-           steps one after the other, each waited for
+rates      frames a second of each stage alone: NVDEC with 1 and 8 streams, the network, libx264 fed from memory; and of
+           BMF graphs NvDecSource -> SegmentModule -> a sink that counts, or libx264; and of the sample's steps one
+           after the other, each waited for. They take turns, since what else a host does changes from minute to minute
 memory     device memory over a long run of 8 streams
 
     python benchmarks/gpu.py --engine fcn_resnet101.engine [--only ...] [--json benchmarks/results/gpu.json]
@@ -33,9 +33,10 @@ sys.path[:0] = [str(_TOP), str(_TOP / "tests"), str(_TOP / "benchmarks")]
 
 import torch  # noqa: E402
 
-_PARTS = ("steps", "stages", "pipelines", "memory")
+_PARTS = ("steps", "rates", "memory")
 _WIDTH, _HEIGHT, _BATCH, _STREAMS = 1920, 1080, 8, 8
 _BEGINNING = 100  # frames in which everything is done for the first time
+_TIMES_ENCODED = 3  # the clip; a run with an encoder is measured to its end, where decoder and engine are given up
 _ENCODER = {"codec": "libx264", "preset": "veryfast", "crf": 23, "vsync": "passthrough", "r": "30"}
 
 
@@ -47,8 +48,6 @@ class Bench:
         self.engine: Path = arguments.engine
         self.folder = folder
         self._clip: Path | None = arguments.clip
-        self.film: Path | None = None
-        """What pipelines play in the place of the clip."""
 
     @property
     def clip(self) -> Path:
@@ -59,8 +58,12 @@ class Bench:
             self._clip = write_portrait(self.folder / "clip.mp4", self.frames, (_WIDTH, _HEIGHT), crf=20)
         return self._clip
 
-    def median(self, measure: Callable[[], float]) -> float:
-        return round(statistics.median(measure() for _ in range(self.rounds)), 2)
+    def film(self, times: int) -> Path:
+        """The clip so many times, without encoding it again."""
+        path = self.folder / f"{times}.mp4"
+        if not path.exists():
+            _write_looped(self.clip, times, path)
+        return path
 
 
 def _us_a_frame(run: Callable[[], Any]) -> tuple[float, bool]:
@@ -229,14 +232,14 @@ def _x264_alone(bench: Bench) -> float:
     if not graph_nodes.FromMemory.frames:
         _run(
             [
-                _decoder(0, bench, "decoded"),
+                _decoder(0, bench.clip, "decoded"),
                 _segment(1, bench, "kept", "decoded", "drawn"),
                 _node(2, "Keeping", {"name": "kept"}, ["drawn"], [], "graph_nodes.Keeping"),
             ],
             ["kept"],
         )
     nodes = [
-        _node(0, "FromMemory", {"count": bench.frames}, [], ["frames"], "graph_nodes.FromMemory"),
+        _node(0, "FromMemory", {"count": bench.frames * _TIMES_ENCODED}, [], ["frames"], "graph_nodes.FromMemory"),
         _node(1, "PassingBy", {"name": "x264 alone"}, ["frames"], ["counted"], "graph_nodes.PassingBy"),
         _encoder(2, bench.folder / "alone.mp4", "counted"),
     ]
@@ -290,8 +293,8 @@ def _run(nodes: list[dict[str, Any]], sinks: list[str], *, to_end: bool = True) 
     return sum(begin < moment <= end for times in kept for moment in times) / (end - begin)
 
 
-def _decoder(number: int, bench: Bench, stream: str) -> dict[str, Any]:
-    option = {"path": str(bench.film or bench.clip), "decoder": "nvdec", "name": stream}
+def _decoder(number: int, film: Path, stream: str) -> dict[str, Any]:
+    option = {"path": str(film), "decoder": "nvdec", "name": stream}
     return _node(number, "NvDecSource", option, [], [stream], "bmf_trt_seg.sources.NvDecSource")
 
 
@@ -300,12 +303,14 @@ def _segment(number: int, bench: Bench, name: str, source: str, target: str, **v
     return _node(number, "SegmentModule", option, [source], [target], "bmf_trt_seg.module.SegmentModule")
 
 
-def _on_gpu(bench: Bench, streams: int) -> float:
+def _on_gpu(bench: Bench, streams: int, times: int = 1) -> float:
+    """times: how often each plays the clip."""
     nodes, sinks = [], []
+    film = bench.clip if times == 1 else bench.film(times)
     for index in range(streams):
         first, name = 3 * index, f"stream{index}"
         nodes += [
-            _decoder(first, bench, f"decoded{index}"),
+            _decoder(first, film, f"decoded{index}"),
             _segment(first + 1, bench, name, f"decoded{index}", f"drawn{index}", frames_out="device"),
             _node(first + 2, "CountingSink", {"name": name}, [f"drawn{index}"], [], "graph_nodes.CountingSink"),
         ]
@@ -325,7 +330,7 @@ def _traced(bench: Bench) -> float:
 
 def _decoder_node_alone(bench: Bench) -> float:
     nodes = [
-        _decoder(0, bench, "decoded"),
+        _decoder(0, bench.clip, "decoded"),
         _node(1, "CountingSink", {"name": "decoded"}, ["decoded"], [], "graph_nodes.CountingSink"),
     ]
     return _run(nodes, ["decoded"], to_end=False)
@@ -333,7 +338,7 @@ def _decoder_node_alone(bench: Bench) -> float:
 
 def _to_x264(bench: Bench) -> float:
     nodes = [
-        _decoder(0, bench, "decoded"),
+        _decoder(0, bench.film(_TIMES_ENCODED), "decoded"),
         _segment(1, bench, "encoded", "decoded", "drawn"),
         _node(2, "PassingBy", {"name": "to x264"}, ["drawn"], ["counted"], "graph_nodes.PassingBy"),
         _encoder(3, bench.folder / "out.mp4", "counted"),
@@ -349,7 +354,8 @@ def _step_by_step(bench: Bench, *, encodes: bool) -> float:
 
     from bmf_trt_seg.backends.tensorrt import TensorRTBackend
 
-    demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(bench.clip))
+    film = bench.film(_TIMES_ENCODED) if encodes else bench.clip
+    demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(film))
     decoder = PyNvVideoCodec.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
     spec = _spec(bench.engine)
     sample = CvCudaSteps((_HEIGHT, _WIDTH), (512, 512), getattr(torch, spec.input.dtype))
@@ -389,78 +395,84 @@ class _HostTime:
     """CPU time of the threads inside our modules' work, without that of their start."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.calls: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._frames: dict[str, list[int]] = {}
 
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        direct = getattr(owner, method)
-        self.seconds[name], self.calls[name] = 0.0, 0
+    def watch(self, owner: Any, method: str, name: str, frames: Callable[[Any], int] | None = None) -> None:
+        """frames: how many an object has had so far; without it, each call is one."""
+        direct, calls = getattr(owner, method), 0
+        self._seconds[name], self._frames[name] = 0.0, []
 
-        def timed(*given: Any) -> Any:
+        def timed(this: Any, *given: Any) -> Any:
+            nonlocal calls
+            before = calls if frames is None else frames(this)
             begin = time.thread_time()
             try:
-                return direct(*given)
+                return direct(this, *given)
             finally:
-                self.calls[name] += 1
-                if self.calls[name] > _BEGINNING:
-                    self.seconds[name] += time.thread_time() - begin
+                seconds, calls = time.thread_time() - begin, calls + 1
+                if before >= _BEGINNING:
+                    self._seconds[name] += seconds
+                    self._frames[name] += [before, calls if frames is None else frames(this)]
 
         setattr(owner, method, timed)
 
-
-def measure_stages(bench: Bench) -> dict[str, Any]:
-    return _each(
-        bench,
-        {
-            "NVDEC, 1 stream": lambda: _nvdec_alone(bench, 1),
-            f"NVDEC, {_STREAMS} streams": lambda: _nvdec_alone(bench, _STREAMS),
-            "NvDecSource node": lambda: _decoder_node_alone(bench),
-            "network": lambda: _network_alone(bench),
-            "libx264": lambda: _x264_alone(bench),
-        },
-    )
+    def milliseconds(self) -> dict[str, float]:
+        """Of a frame."""
+        return {
+            f"{name}, host CPU ms a frame": round(seconds / (self._frames[name][-1] - self._frames[name][0]) * 1e3, 3)
+            for name, seconds in self._seconds.items()
+        }
 
 
-def measure_pipelines(bench: Bench) -> dict[str, Any]:
+def measure_rates(bench: Bench) -> dict[str, dict[str, Any]]:
     from bmf_trt_seg.module import SegmentModule
     from bmf_trt_seg.sources.nvdec import NvDecSource
     from bmf_trt_seg.sources.nvdecoder import _PyNvDecoder
 
-    found = _each(
-        bench,
-        {
-            "GPU only, 1 stream": lambda: _on_gpu(bench, 1),
-            f"GPU only, {_STREAMS} streams": lambda: _on_gpu(bench, _STREAMS),
-            "GPU only, 1 stream, traced": lambda: _traced(bench),
-            "to libx264": lambda: _to_x264(bench),
-            "step by step, GPU only": lambda: _step_by_step(bench, encodes=False),
-            "step by step, to libx264": lambda: _step_by_step(bench, encodes=True),
-        },
-    )
+    stages: dict[str, Callable[[], float]] = {
+        "NVDEC, 1 stream": lambda: _nvdec_alone(bench, 1),
+        f"NVDEC, {_STREAMS} streams": lambda: _nvdec_alone(bench, _STREAMS),
+        "NvDecSource node": lambda: _decoder_node_alone(bench),
+        "network": lambda: _network_alone(bench),
+        "libx264": lambda: _x264_alone(bench),
+    }
+    pipelines: dict[str, Callable[[], float]] = {
+        "GPU only, 1 stream": lambda: _on_gpu(bench, 1),
+        f"GPU only, {_STREAMS} streams": lambda: _on_gpu(bench, _STREAMS),
+        "GPU only, 1 stream, traced": lambda: _traced(bench),
+        "to libx264": lambda: _to_x264(bench),
+        "step by step, GPU only": lambda: _step_by_step(bench, encodes=False),
+        "step by step, to libx264": lambda: _step_by_step(bench, encodes=True),
+    }
+    rates = _in_turn(bench, {**stages, **pipelines})
     host = _HostTime()
-    host.watch(SegmentModule, "work", "SegmentModule")
-    host.watch(NvDecSource, "work", "NvDecSource")
+    host.watch(SegmentModule, "work", "SegmentModule", lambda module: module._metrics.frames_in)
+    host.watch(NvDecSource, "work", "NvDecSource", lambda module: module._stream.frames_out)
     host.watch(_PyNvDecoder, "decode", "of it in PyNvVideoCodec")
     _on_gpu(bench, 1)
-    for name, seconds in host.seconds.items():
-        found[f"{name}, host CPU ms a frame"] = round(seconds / (bench.frames - _BEGINNING) * 1e3, 3)
-    return found
+    return {
+        "stages": {name: rates[name] for name in stages},
+        "pipelines": {**{name: rates[name] for name in pipelines}, **host.milliseconds()},
+    }
 
 
-def _each(bench: Bench, ways: dict[str, Callable[[], float]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, measure in ways.items():
-        try:
-            found[name] = bench.median(measure)
-        except Exception as error:
-            found[name] = f"failed: {error}"
-            traceback.print_exc()
-        print(name, found[name], flush=True)
-    return found
+def _in_turn(bench: Bench, ways: dict[str, Callable[[], float]]) -> dict[str, float | str]:
+    """The median rate of each way, or why there is none."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    failed: dict[str, str] = {}
+    for turn in range(bench.rounds):
+        for name, measure in ways.items():
+            try:
+                rates[name].append(measure())
+            except Exception as error:
+                failed[name] = f"failed: {error}"
+                traceback.print_exc()
+            print(turn + 1, name, rates[name][-1:] or failed[name], flush=True)
+    return {name: failed.get(name) or round(statistics.median(rates[name]), 2) for name in ways}
 
 
-def _looped(clip: Path, times: int, target: Path) -> Path:
-    """The same film so many times, without encoding it again."""
+def _write_looped(clip: Path, times: int, target: Path) -> None:
     import av
 
     with av.open(str(target), "w") as sink:
@@ -478,14 +490,13 @@ def _looped(clip: Path, times: int, target: Path) -> Path:
                     packet.stream = output
                     sink.mux(packet)
                 offset = last
-    return target
 
 
 def measure_memory(bench: Bench, total: int) -> dict[str, Any]:
     """The most device memory in use in the first and the last third of one run of 8 streams, after its start."""
     import graph_nodes
 
-    bench.film = _looped(bench.clip, max(1, round(total / _STREAMS / bench.frames)), bench.folder / "long.mp4")
+    times = max(2, round(total / _STREAMS / bench.frames))
     readings: list[tuple[int, int]] = []
     done = threading.Event()
 
@@ -499,11 +510,10 @@ def measure_memory(bench: Bench, total: int) -> dict[str, Any]:
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        _on_gpu(bench, _STREAMS)
+        _on_gpu(bench, _STREAMS, times)
     finally:
         done.set()
         thread.join()
-        bench.film = None
     frames = sum(map(len, graph_nodes.ARRIVALS.values()))
     begin = frames // 20
     thirds = [begin, begin + (frames - begin) // 3, begin + 2 * (frames - begin) // 3, frames + 1]
@@ -534,16 +544,16 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(arguments, Path(name))
-        measures: dict[str, Callable[[], dict[str, Any]]] = {
-            "steps": lambda: measure_steps(bench),
-            "stages": lambda: measure_stages(bench),
-            "pipelines": lambda: measure_pipelines(bench),
-            "memory": lambda: measure_memory(bench, arguments.memory_frames),
+        measures: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {
+            "steps": lambda: {"steps": measure_steps(bench)},
+            "rates": lambda: measure_rates(bench),
+            "memory": lambda: {"memory": measure_memory(bench, arguments.memory_frames)},
         }
         for part in _PARTS:
             if part in arguments.only.split(","):
-                result[part] = {"date": date.today().isoformat(), **measures[part]()}
-                print(json.dumps({part: result[part]}, indent=1), flush=True)
+                for name, found in measures[part]().items():
+                    result[name] = {"date": date.today().isoformat(), **found}
+                    print(json.dumps({name: result[name]}, indent=1), flush=True)
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -6,8 +6,7 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bmf.hmp as hmp
 import numpy as np
@@ -30,20 +29,20 @@ _ON_DEVICE: dict[int, PixelFormat] = {**_NATIVE, int(hmp.kPF_P010LE): "p010"}
 _YUVJ420P = 12
 _FULL_RANGE_FORMATS = {_YUVJ420P, 13, 14, 32}
 _HAS_PALETTE, _IS_RGB = 1 << 1, 1 << 5  # AV_PIX_FMT_FLAG_PAL, AV_PIX_FMT_FLAG_RGB
-_MATRICES: dict[Any, Matrix] = {
-    hmp.kCS_BT709: "bt709",
-    hmp.kCS_SMPTE240M: "bt709",
-    hmp.kCS_BT470BG: "bt601",
-    hmp.kCS_SMPTE170M: "bt601",
-    hmp.kCS_FCC: "bt601",
-    hmp.kCS_BT2020_NCL: "bt2020",
-    hmp.kCS_BT2020_CL: "bt2020",
+_MATRICES: dict[int, Matrix] = {
+    int(hmp.kCS_BT709): "bt709",
+    int(hmp.kCS_SMPTE240M): "bt709",
+    int(hmp.kCS_BT470BG): "bt601",
+    int(hmp.kCS_SMPTE170M): "bt601",
+    int(hmp.kCS_FCC): "bt601",
+    int(hmp.kCS_BT2020_NCL): "bt2020",
+    int(hmp.kCS_BT2020_CL): "bt2020",
 }
+_CUDA, _FULL = int(hmp.kCUDA), int(hmp.kCR_JPEG)  # on the way of every frame: BMF's enumerations compare slowly
 _HD_HEIGHT = 720  # an untagged stream of this height or more is BT.709, as players have it
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A BMF frame with its planes, which are views and live as long as the frame."""
 
     frame: VideoFrame
@@ -59,7 +58,7 @@ def picture_of(frame: VideoFrame, device: torch.device | None = None) -> Picture
     to 8; matrix and range stay. RGB becomes BT.601, and grey what it is, in limited range. Raises FrameError for a
     format that cannot be converted.
     """
-    if frame.frame().device().type() == hmp.kCUDA:
+    if int(frame.frame().device().type()) == _CUDA:
         picture = _device_picture(frame, device) if device is not None else None
         if picture is not None:
             return picture
@@ -120,10 +119,13 @@ def new_device_picture(like: Picture, width: int, height: int, device: torch.dev
     """
     from bmf_trt_seg.bmf_tensors import device_planes
 
-    info = hmp.PixelInfo(hmp.kPF_NV12, like.info.space, like.info.range)
-    frame = VideoFrame(hmp.Frame(width, height, info, device=f"cuda:{device.index or 0}"))
+    planes, info = like.planes, like.info
+    if planes.pixel_format not in ("nv12", "p010"):  # of which `info` is NV12's
+        info = hmp.PixelInfo(hmp.kPF_NV12, info.space, info.range)
+    native = hmp.Frame(width, height, info, device=f"cuda:{device.index or 0}")
+    frame = VideoFrame(native)
     frame.copy_props(like.frame)
-    return Picture(frame, _like(like, frame, "nv12", device_planes(frame.frame())), info)
+    return Picture(frame, _viewed(frame, "nv12", device_planes(native), planes.matrix, planes.value_range), info)
 
 
 def watched(frame: VideoFrame, gone: Callable[[], None]) -> VideoFrame:
@@ -155,16 +157,36 @@ def _device_picture(frame: VideoFrame, device: torch.device) -> Picture | None:
     """A CUDA frame without a copy; None if its format or shape is not handled there."""
     from bmf_trt_seg.bmf_tensors import device_planes
 
-    picture = frame.frame()
-    source, pixel_format = picture.pix_info(), _ON_DEVICE.get(int(picture.format()))
+    native = frame.frame()
+    info, pixel_format = native.pix_info(), _ON_DEVICE.get(int(native.format()))
     if pixel_format is None:
         return None
-    planes = device_planes(picture)
+    planes = device_planes(native)
     if planes[0].device != device or frame.width % 2 or frame.height % 2:
         return None  # BMF rounds the size of chroma down
-    is_full = source.range == hmp.kCR_JPEG
-    info = source if pixel_format != "p010" else hmp.PixelInfo(hmp.kPF_NV12, source.space, source.range)
-    return Picture(frame, _described(frame, pixel_format, source.space, is_full, planes), info)
+    matrix, value_range = _colors(info.space, int(info.range) == _FULL, frame.height)
+    view = _viewed(frame, pixel_format, planes, matrix, value_range)
+    if pixel_format == "p010":
+        info = hmp.PixelInfo(hmp.kPF_NV12, info.space, info.range)
+    return Picture(frame, view, info)
+
+
+def _viewed(
+    frame: VideoFrame, pixel_format: PixelFormat, planes: tuple[Any, ...], matrix: Matrix, value_range: Range
+) -> FramePlanes:
+    """A frame on a GPU, of whose planes `device_planes` gives the same tuple again and again: it is checked once."""
+    key = id(planes), pixel_format, matrix, value_range
+    found = _views.get(key)
+    if found is None:
+        if len(_views) >= _MOST_VIEWS:
+            _views.clear()
+        found = _views[key] = FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range)
+    return found.owned_by(frame)
+
+
+_views: dict[tuple[int, str, str, str], FramePlanes] = {}
+"""By the identity of their tuples of planes, which are other tuples' only after an entry has gone."""
+_MOST_VIEWS = 4096
 
 
 def _planes(frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: bool) -> FramePlanes:
@@ -176,9 +198,12 @@ def _planes(frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: b
 def _described(
     frame: VideoFrame, pixel_format: PixelFormat, space: Any, is_full: bool, planes: tuple[Any, ...]
 ) -> FramePlanes:
-    matrix = _MATRICES.get(space, "bt709" if frame.height >= _HD_HEIGHT else "bt601")
-    value_range: Range = "full" if is_full else "limited"
-    return FramePlanes(pixel_format, frame.width, frame.height, planes, matrix, value_range, frame)
+    return FramePlanes(pixel_format, frame.width, frame.height, planes, *_colors(space, is_full, frame.height), frame)
+
+
+def _colors(space: Any, is_full: bool, height: int) -> tuple[Matrix, Range]:
+    matrix = _MATRICES.get(int(space), "bt709" if height >= _HD_HEIGHT else "bt601")
+    return matrix, "full" if is_full else "limited"
 
 
 def _plane(tensor: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

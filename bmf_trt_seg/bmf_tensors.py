@@ -36,9 +36,10 @@ def shared(tensor: hmp.Tensor) -> torch.Tensor:
 def device_planes(frame: hmp.Frame) -> tuple[torch.Tensor, ...]:
     """The planes of a frame on a GPU, of shapes (H, W) or (H, W, C); they do not keep the memory, the frame does.
 
-    Frames come from a pool, so the same few places come again and again: their tensors are made once.
+    Frames come from a pool, so the same few places come again and again: their tensors are made once, and the same
+    tuple is given for them.
     """
-    planes = [frame.plane(index) for index in range(frame.nplanes())]
+    planes = frame.data()
     key = frame.width(), frame.height(), int(frame.format()), *((at.data_ptr(), at.stride(0)) for at in planes)
     found = _views.get(key)
     if found is not None:

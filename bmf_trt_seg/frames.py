@@ -64,6 +64,12 @@ class FramePlanes:
     def __str__(self) -> str:
         return f"{self.pixel_format} {self.width}x{self.height} {self.matrix} {self.value_range}"
 
+    def owned_by(self, owner: Any) -> FramePlanes:
+        """The same with another owner; it is not checked again."""
+        other = object.__new__(FramePlanes)
+        other.__dict__.update(self.__dict__, owner=owner)
+        return other
+
     @property
     def is_on_device(self) -> bool:
         """Whether the planes are tensors on a GPU."""

@@ -34,7 +34,7 @@ _BLEND, _CUTOUT, _MASK, _SIDEBYSIDE, _MAP_ONLY, _CONTOUR, _BLUR = range(7)
 _STYLES = {"blend": _BLEND, "cutout": _CUTOUT, "sidebyside": _SIDEBYSIDE}
 
 # as decide.cu has them
-_TILES = ((256, 32), (128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
+_TILES = ((128, 72), (128, 48), (128, 32), (128, 16), (64, 16), (64, 8), (32, 8))  # pixels of a block, the best first
 _MAX_CELLS = 2048  # scores that a block has room for
 _THREADS = 384, 1, 1  # most read four scores each, once, under a tile of a large picture
 

@@ -52,7 +52,8 @@ def detector(path: Path, *, divided: bool = True, **spec: Any) -> Path:
         helper.make_node("Expand", ["box", "shape" if divided else "alone"], ["boxes"]),
     ]
     weights = {
-        "first": np.array([0]), "rest": np.array([2, 4]), "alone": np.array([1, 2, 4]), "box": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        "first": np.array([0]), "rest": np.array([2, 4]), "alone": np.array([1, 2, 4]),
+        "box": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
     }  # fmt: skip
     return save(path, nodes, ["boxes", "scores"], weights, {"task": "raw", **spec})
 

@@ -83,6 +83,11 @@ class Backend(abc.ABC):
             self._is_open = True
         return self
 
+    @property
+    def lasting(self) -> object:
+        """What to hold on to, of an open network, for the next one of the same file to open at once; None: nothing."""
+        return None
+
     def infer(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Run the network on a batch as the spec's input describes it, N pictures.
 

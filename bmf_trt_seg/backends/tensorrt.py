@@ -96,6 +96,10 @@ class TensorRTBackend(Backend):
         return f"{self._loaded.library} on {self._loaded.gpu.name}{precision}"
 
     @property
+    def lasting(self) -> LoadedEngine:
+        return self._loaded
+
+    @property
     def stream(self) -> torch.cuda.Stream:
         return self._stream
 

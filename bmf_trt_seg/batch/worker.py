@@ -6,10 +6,12 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from bmf_trt_seg import metrics
+from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.batch.cuts import NotCut, Part, Plan, is_long, plan_film
 from bmf_trt_seg.batch.inputs import Film
 from bmf_trt_seg.batch.ledger import Ledger, Record
@@ -52,7 +54,7 @@ class Worker:
         self._progress = Progress()
         self._warnings = _Warnings()
         logging.getLogger("bmf_trt_seg").addHandler(self._warnings)
-        _check_network(settings)
+        self._network = _checked_network(settings)  # as long as it is held, no film waits for it to be read
         # beside local outputs, so that a complete file only has to be renamed
         parent = Path(tempfile.gettempdir() if is_remote(settings.target) else self._ledger.work)
         clear_dead(parent)
@@ -84,6 +86,7 @@ class Worker:
             self._work.clear()
 
     def close(self) -> None:
+        self._network = None
         self._work.close()
 
     # ---------------------------------------------------------------------------------------------- the tasks
@@ -228,14 +231,16 @@ class _Warnings(logging.Handler):
         self.lines = []
 
 
-def _check_network(settings: Settings) -> None:
+def _checked_network(settings: Settings) -> object:
+    """What lasts of the network, once opened and closed."""
     digest = model_digest(settings.options.model)
     if digest != settings.model_sha256:
         raise ConfigError(
             f"model '{settings.options.model}' is another file here than where the batch was started; copy it, or put "
             "it where all machines see it"
         )
-    open_pipeline(settings.options, metrics.open_stream(settings.options.name)).close()
+    with closing(open_pipeline(settings.options, metrics.open_stream(settings.options.name))) as pipeline:
+        return pipeline.network.lasting if isinstance(pipeline.network, Backend) else None
 
 
 def _remarks(finished: Finished) -> list[str]:

@@ -46,7 +46,7 @@ enum Style { BLEND, CUTOUT, MASK, SIDEBYSIDE, MAP_ONLY, CONTOUR, BLUR };
 
 // Knobs of the compiler; overlay_cuda.py has the first five of them as well. Each block decides and draws one tile:
 // a few blocks on a multiprocessor, so that while some wait for scores, others draw.
-const int BLOCK_THREADS = 384, TILE_PIXELS = 8192, TILE_WIDE = 256, TILE_HIGH = 32, MAX_CELLS = 2048;
+const int BLOCK_THREADS = 384, TILE_PIXELS = 9216, TILE_WIDE = 128, TILE_HIGH = 72, MAX_CELLS = 2048;
 const int BLOCKS = 3;      // of a multiprocessor at once, at least: bounds the registers
 const int IN_FLIGHT = 10;  // channels of scores that a thread asks for before it looks at the first one
 

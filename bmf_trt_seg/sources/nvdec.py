@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["NvDecSource"]
 
 _log = logging.getLogger(__name__)
+_TURN_SECONDS = 0.005  # in which frames are put out together: each turn of a module has to wait for Python's lock
 _LARGEST_MATRIX = 14  # the colour matrices that BMF has a name for
 
 
@@ -54,19 +56,23 @@ class NvDecSource(OurModule):
         self._frames = self._chosen()
 
     def work(self, task: Task) -> None:
-        with trace.timed(self._options.name, "decode", frame=self._stream.frames_in):
-            frame = None if self._stream.stop_requested else next(self._frames, None)
         output = task.get_outputs()[0]
-        if frame is None:
-            output.put(Packet.generate_eof_packet())
-            task.timestamp = Timestamp.DONE
-            self.close()
-            return
-        packet = Packet(frame)
-        packet.timestamp = frame.pts * self._unit.numerator * 1_000_000 // self._unit.denominator
-        self._stream.frames_in += 1
-        self._stream.frames_out += 1
-        output.put(packet)
+        began = time.monotonic()
+        while True:
+            with trace.timed(self._options.name, "decode", frame=self._stream.frames_in):
+                frame = None if self._stream.stop_requested else next(self._frames, None)
+            if frame is None:
+                output.put(Packet.generate_eof_packet())
+                task.timestamp = Timestamp.DONE
+                self.close()
+                return
+            packet = Packet(frame)
+            packet.timestamp = frame.pts * self._unit.numerator * 1_000_000 // self._unit.denominator
+            self._stream.frames_in += 1
+            self._stream.frames_out += 1
+            output.put(packet)
+            if time.monotonic() - began >= _TURN_SECONDS:
+                return
 
     def close(self) -> ProcessResult:
         """End reading; frames that were given out stay what they are."""

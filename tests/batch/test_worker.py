@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import clips
 import pytest
 from batch_runs import batch_settings, do_all, films_in, frame_numbers, visible
 
+from bmf_trt_seg.backends.onnxruntime import OnnxRuntimeBackend
 from bmf_trt_seg.batch.inputs import find_films
 from bmf_trt_seg.batch.tasks import Failed, Task
 from bmf_trt_seg.batch.work_folder import WorkFolder, clear_dead
@@ -50,6 +52,21 @@ def test_another_network_than_the_driver_has_is_refused(tmp_path, bright):
 def test_a_wrong_class_is_found_out_before_the_first_film(tmp_path, bright):
     with pytest.raises(ConfigError, match="option 'classes': the model has no class 'dog'"):
         Worker(batch_settings(tmp_path / "out", bright, classes=["dog"]))
+
+
+def test_what_lasts_of_a_network_is_held_until_the_end(tmp_path, bright, monkeypatch):
+    made = []
+
+    class Lasting:
+        def __init__(self):
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "lasting", property(lambda _: Lasting()))
+    worker = Worker(batch_settings(tmp_path / "out", bright))
+    (lasting,) = made
+    assert lasting() is not None
+    worker.close()
+    assert lasting() is None
 
 
 def test_warnings_are_kept_as_remarks(tmp_path, bright):

@@ -6,10 +6,12 @@ The way over the GPU is run as far as a machine without one goes: with a PyNvVid
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bmf.hmp as hmp
@@ -18,6 +20,7 @@ import fake_nvdec
 import frame_sink
 import numpy as np
 import pytest
+from bmf import Task, Timestamp, VideoFrame
 from frame_sink import ffmpeg, frames_of, nvdec
 
 from bmf_trt_seg import metrics
@@ -353,3 +356,23 @@ def test_planes_of_a_surface(deep: bool, turns: int) -> None:
 
 def test_what_is_missing_here_is_said_in_one_line() -> None:
     assert nvdec_missing() == "PyTorch finds no NVIDIA GPU here"
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [12]), (0.002, [3, 3, 3, 3, 0]), (0.1, [1] * 12 + [0])])
+def test_frames_that_come_quickly_go_on_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    """A turn ends after 5 ms, so that those of a camera are not kept back."""
+    clock = itertools.count()
+    monkeypatch.setattr(nvdec_module, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds))
+    option = {"path": str(clips.write_clip(tmp_path / "clip.mp4", frames=12)), "decoder": "ffmpeg", "name": "turns"}
+    source, counts, is_done = nvdec_module.NvDecSource(0, option), [], False
+    while not is_done:
+        task = Task(0, [], [0])
+        source.process(task)
+        packets = []
+        while not task.get_outputs()[0].empty():
+            packets.append(task.get_outputs()[0].get())
+        counts.append(sum(packet.is_(VideoFrame) for packet in packets))
+        is_done = task.timestamp == Timestamp.DONE
+    assert counts == expected
