@@ -69,18 +69,19 @@ def _print_pipelines(result: dict[str, Any]) -> None:
     print("## Frames that stay on the GPU\n")
     _print_origin("gpu", result, result["machine"]["gpu"])
     print(f"{result['clip']}, {result['engine'].split('.')[0]} fp16, batches of 8. Stages are measured alone.\n")
+    other = result["another host"]
+    hosts = [f"host of {one['machine']['cpu_cores']} cores" for one in (result, other)]
     for title, part in (("pipeline", "pipelines"), ("stage", "stages")):
-        rates = [[name, value] for name, value in result[part].items() if name != "date" and "CPU ms" not in name]
-        _print_table([title, "frames a second"], rates)
+        rates = {name: value for name, value in result[part].items() if name != "date" and "CPU ms" not in name}
+        _print_table(
+            [f"{title}, frames a second", *hosts], ([name, value, other[part][name]] for name, value in rates.items())
+        )
     steps = [(name[: -len(", us a frame")], value) for name, value in result["steps"].items() if _is_step(name)]
     _print_table(["step at batch 8", "microseconds a frame"], steps)
-    earlier = [(name[: -len(", us a frame")], value) for name, value in result["CV-CUDA, earlier"].items()]
-    print("The same with CV-CUDA's operators, and PyTorch's where it has none, in another run:\n")
-    _print_table(["step at batch 8", "microseconds a frame"], earlier)
     _print_table(
-        ["what Python and its libraries do", "CPU milliseconds a frame"],
+        ["what Python and its libraries do, CPU milliseconds a frame", *hosts],
         (
-            [name.partition(", host CPU")[0], value]
+            [name.partition(", host CPU")[0], value, other["pipelines"][name]]
             for name, value in result["pipelines"].items()
             if name.endswith("host CPU ms a frame")
         ),
