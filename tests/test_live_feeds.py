@@ -84,6 +84,28 @@ def test_a_feed_may_have_a_network_of_its_own(tmp_path: Path, defaults: Entry) -
     assert (segment["shared"], segment["batch_size"]) == (False, 3)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"shared": True, "batch_size": 1}),
+        ({"shared": False}, {"shared": False, "batch_size": 1, "max_latency_ms": 1}),
+        ({"backend": "tensorrt"}, {"shared": False, "batch_size": 1, "max_latency_ms": 1}),
+        ({"model": "net.engine"}, {"shared": False, "batch_size": 1, "max_latency_ms": 1}),
+        ({"backend": "tensorrt", "max_latency_ms": 9}, {"shared": False, "batch_size": 1, "max_latency_ms": 9}),
+        ({"backend": "tensorrt", "shared": True}, {"shared": True, "batch_size": 1}),
+        ({"model": "net.engine", "input_shapes": "1x3x8x8"}, {"shared": False, "max_latency_ms": 1}),
+    ],
+)
+def test_frames_are_in_common_batches_where_that_is_quicker(
+    tmp_path: Path, defaults: Entry, given: Entry, expected: Entry
+) -> None:
+    (feed,) = read_feeds(written(tmp_path / "feeds.json", [door(segment=given)], defaults=defaults))
+    segment = options(feed, "module.SegmentModule")
+    assert {
+        name: segment.get(name) for name in ("shared", "batch_size", "max_latency_ms") if name in segment
+    } == expected
+
+
 def test_variables_come_from_the_call_and_the_environment(
     tmp_path: Path, defaults: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ class SharedBackend(Backend):
         batch_size: int = 1,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """backend: what runs the network. name: the stream's, in messages and counts.
+        """backend: what runs the network. name: the stream's, in messages and counts; "" if it only keeps it loaded.
 
         max_latency_ms: longest wait of a picture for its batch to fill; 0 to take what is there. batch_size: the
         largest batch of all streams together, which those of other sizes do not share; `self.batch_size` is 1.
@@ -203,7 +203,7 @@ class _Network:
     def describe(self) -> str:
         with self._changed:
             # one that was opened again under its name is the same stream
-            streams, size = len({lane.name for lane in self._queue.lanes}), self._queue.batch_size
+            streams, size = len({lane.name for lane in self._queue.lanes if lane.name}), self._queue.batch_size
         by = f"{streams} stream{'s' if streams > 1 else ''}"
         return f"{self._inner.describe()}, shared by {by} in batches of up to {size}"
 
@@ -216,7 +216,7 @@ class _Network:
                 failed=self._failed,
                 pictures=sum(size * times for size, times in self._sizes.items()),
                 sizes=dict(sorted(self._sizes.items())),
-                waiting=tuple((lane.name, lane.waiting) for lane in self._queue.lanes),
+                waiting=tuple((lane.name, lane.waiting) for lane in self._queue.lanes if lane.name),
             )
 
     def _closed(self, lane: Lane) -> EngineError:

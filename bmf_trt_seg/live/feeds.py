@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pydantic
 
+from bmf_trt_seg.backends import BACKENDS
 from bmf_trt_seg.errors import ConfigError, SegError
 from bmf_trt_seg.graph import load_graph, load_object
 from bmf_trt_seg.live.graphs import LiveGraph, feed_graph, own_graph
@@ -44,7 +45,9 @@ class CameraFeed(LiveOptions, _Restarted):
     """A feed from LiveSource through SegmentModule to LiveSink; every option of LiveSource is one of it, too."""
 
     name: Name = pydantic.Field(description="Name in logs, metrics and outputs.")
-    segment: dict[str, Any] = pydantic.Field({}, description="Options of SegmentModule; shared is true.")
+    segment: dict[str, Any] = pydantic.Field(
+        {}, description="Options of SegmentModule; shared is true but with TensorRT."
+    )
     outputs: list[dict[str, Any]] = pydantic.Field([], description="Outputs of LiveSink.")
     encoder: dict[str, Any] = pydantic.Field({}, description="Options of LiveSink but its outputs.")
 
@@ -174,9 +177,7 @@ def _feed(entry: dict[str, Any], subject: str, folder: Path, batch_size: int) ->
             raise ConfigError(f"{subject}: {error}") from error
         return Feed(by_graph.name, _checked(own_graph(content, by_graph.name), subject), _restarts(by_graph))
     camera = validated(CameraFeed, entry, subject)
-    defaults: dict[str, Any] = {"shared": True, "name": camera.name}
-    if "input_shapes" not in camera.segment:
-        defaults["batch_size"] = batch_size  # room for a frame of each feed
+    defaults = {"name": camera.name, **_batches(camera.segment, batch_size)}
     segment = validated(SegmentOptions, {**defaults, **camera.segment}, f"{subject}, segment")
     if segment.name != camera.name:
         raise ConfigError(f"{subject}, segment: option 'name': got '{segment.name}'; it is the feed's")
@@ -192,6 +193,23 @@ def _feed(entry: dict[str, Any], subject: str, folder: Path, batch_size: int) ->
         raise ConfigError(f"{subject}: option 'url': there is no file '{login and '***@'}{rest}', and it is no address")
     source = {name: value for name, value in entry.items() if name in LiveOptions.model_fields}
     return Feed(camera.name, _checked(feed_graph(source, segment, options), subject), _restarts(camera))
+
+
+def _batches(segment: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """How frames of a feed get into batches, if its options do not say.
+
+    In common ones on a CPU. TensorRT gets those of each feed by themselves, at once: they stay on the GPU then until
+    they are drawn, while common batches go through host memory, where drawing takes more time than the network.
+    """
+    backend, suffix = segment.get("backend", "auto"), Path(str(segment.get("model"))).suffix.lower()
+    on_gpu = backend == "tensorrt" or (backend == "auto" and suffix in BACKENDS["tensorrt"].suffixes)
+    if segment.get("shared", not on_gpu):
+        found: dict[str, Any] = {"shared": True, "batch_size": batch_size}  # room for a frame of each feed
+    else:
+        found = {"shared": False, "batch_size": 1, "max_latency_ms": 1}
+    if "input_shapes" in segment:  # which has the size of the batch
+        del found["batch_size"]
+    return found
 
 
 def _checked(graph: LiveGraph, subject: str) -> LiveGraph:

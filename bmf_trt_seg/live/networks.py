@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.errors import SegError
 from bmf_trt_seg.live.feeds import Feed
 from bmf_trt_seg.metrics import StreamMetrics
@@ -26,50 +27,61 @@ def feed_options(feed: Feed) -> list[SegmentOptions]:
 
 
 class Networks:
-    """Keeps each network that feeds share loaded, also while none of them runs. One thread at a time may use it."""
+    """Keeps each network of feeds loaded, also while none of them runs. One thread at a time may use it."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, PicturePipeline] = {}
+        self._shared: dict[str, PicturePipeline] = {}
+        self._lasting: dict[str, object] = {}
+        """Of networks that feeds run each for itself."""
 
     def load(self, feeds: Iterable[Feed]) -> None:
         """Open what every feed's SegmentModules will open, so that what is wrong is raised here, naming the feed.
 
         An engine that is not built yet is passed over. If something is wrong, nothing more is kept than before.
         """
-        before = set(self._kept)
+        before = self._kept()
         try:
             for feed in feeds:
                 for options in feed_options(feed):
                     self._load(feed, options)
         except BaseException:
-            self._free(self._kept.keys() - before)
+            self._free(self._kept() - before)
             raise
 
     def keep(self, feeds: Iterable[Feed]) -> None:
-        """Let go of what none of these feeds shares; those that run with it keep it until they end."""
+        """Let go of what none of these feeds has; those that run with it keep it until they end."""
         wanted = {_identity(options) for feed in feeds for options in feed_options(feed)}
-        self._free(self._kept.keys() - wanted)
+        self._free(self._kept() - wanted)
 
     def close(self) -> None:
-        self._free(set(self._kept))
+        self._free(self._kept())
+
+    def _kept(self) -> set[str]:
+        return {*self._shared, *self._lasting}
 
     def _load(self, feed: Feed, options: SegmentOptions) -> None:
         try:
             engine = engine_for(options) if options.model else None
             if engine is not None and not engine.is_built:
                 return
-            opened = _opened(options)
+            opened = _opened(options.model_copy(update={"name": ""} if options.shared else {}))
         except SegError as error:
             raise type(error)(f"feed '{feed.name}': {error}") from error
         identity = _identity(options)
-        if options.shared and options.model and identity not in self._kept:
-            self._kept[identity] = opened
-        else:
-            opened.close()
+        if options.shared and options.model and identity not in self._shared:
+            self._shared[identity] = opened
+            return
+        network = opened.network
+        lasting = network.lasting if isinstance(network, Backend) else None
+        opened.close()
+        if lasting is not None:
+            self._lasting[identity] = lasting
 
     def _free(self, identities: Iterable[str]) -> None:
         for identity in identities:
-            self._kept.pop(identity).close()
+            self._lasting.pop(identity, None)
+            if identity in self._shared:
+                self._shared.pop(identity).close()
 
 
 @contextmanager

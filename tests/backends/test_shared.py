@@ -554,6 +554,9 @@ def test_it_says_who_shares_it(face):
     assert a.describe() == "a test, shared by 1 stream in batches of up to 8"
     face("b", batch_size=8)
     assert a.describe() == "a test, shared by 2 streams in batches of up to 8"
+    face("", batch_size=8)  # of who only keeps the network loaded
+    assert a.describe() == "a test, shared by 2 streams in batches of up to 8"
+    assert [name for name, _ in a.counts().waiting] == ["a", "b"]
 
 
 def test_batches_go_through_host_memory(face):
