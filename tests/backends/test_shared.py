@@ -441,7 +441,7 @@ def test_a_stream_is_not_opened_while_it_is_being_closed(face, monkeypatch):
 
 def test_opening_at_once_loads_once(model, backend, pool):
     barrier = threading.Barrier(8)
-    faces = [SharedBackend(model, SPEC, backend=backend) for _ in range(8)]
+    faces = [SharedBackend(model, SPEC, backend=backend, name=str(number)) for number in range(8)]
 
     def open_one(stream):
         barrier.wait(TIMEOUT)
