@@ -13,7 +13,8 @@ import filelock
 
 from bmf_trt_seg.batch.inputs import Film
 from bmf_trt_seg.batch.storage import Stored, is_remote, joined, storage_of
-from bmf_trt_seg.errors import SegError, StreamError
+from bmf_trt_seg.errors import StreamError
+from bmf_trt_seg.json_text import parsed
 
 __all__ = ["REPORT", "Ledger", "Record"]
 
@@ -128,7 +129,13 @@ class Ledger:
 
     def _claimed(self) -> set[str]:
         content = self._storage.read(self._claims)
-        return set(json.loads(content)) if content else set()
+        try:
+            return set(parsed(content.decode())) if content else set()
+        except (ValueError, TypeError) as error:
+            raise StreamError(
+                f"'{self._claims}', which says what the batch's own outputs are, is damaged: {error}; give another "
+                f"folder, or delete the outputs and '{_FOLDER}'"
+            ) from error
 
     def finished_parts(self, key: str) -> set[str]:
         """Names of the parts of a film that are complete."""
@@ -155,6 +162,6 @@ class Ledger:
 def _read_record(content: bytes) -> Record | None:
     """None for what a later or earlier version wrote, and this one does not know."""
     try:
-        return Record(**json.loads(content))
-    except (ValueError, TypeError, SegError):
+        return Record(**parsed(content.decode()))
+    except (ValueError, TypeError):
         return None

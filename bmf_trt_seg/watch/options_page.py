@@ -16,6 +16,7 @@ from bmf_trt_seg import changes
 from bmf_trt_seg.changes import Changes
 from bmf_trt_seg.errors import ConfigError, SegError
 from bmf_trt_seg.http_server import Request, Response
+from bmf_trt_seg.json_text import parsed
 from bmf_trt_seg.models.catalog import CATALOG, find
 from bmf_trt_seg.sources.urls import masked
 from bmf_trt_seg.watch.pages import Server
@@ -69,11 +70,13 @@ def _wanted(request: Request) -> Any:
     if not _is_json(request):
         raise ConfigError("the body should be JSON, and be said to be: Content-Type: application/json")
     try:
-        return json.loads(request.body)
+        return parsed(request.body.decode())
     except json.JSONDecodeError as error:
         raise ConfigError(f"the body is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError("the body is no JSON of a text in UTF-8 that anybody would write") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("the body is no text in UTF-8") from error
+    except ValueError as error:
+        raise ConfigError(f"the body: {error}") from error
 
 
 def _is_json(request: Request) -> bool:

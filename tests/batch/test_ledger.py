@@ -46,6 +46,19 @@ def test_an_output_that_is_missing_or_was_changed_is_made_again(films, settings,
     assert to_do(films, settings) == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"[]", b'{"key": 1}'])
+def test_a_damaged_record_counts_as_none(films, settings, tmp_path, content):
+    (tmp_path / "out" / ".batch" / "done" / "a.mp4.json").write_bytes(content)
+    assert to_do(films, settings) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b"\xff", b"1"])
+def test_a_damaged_list_of_names_is_told(films, settings, tmp_path, content):
+    (tmp_path / "out" / ".batch" / "names.json").write_bytes(content)
+    with pytest.raises(StreamError, match=r"names.json', which says .* is damaged: .*; give another folder, or"):
+        Batch(films, settings).check(overwrite=False)
+
+
 def test_a_changed_input_is_done_again(films, settings, tmp_path):
     clips.write_clip(tmp_path / "in" / "a.mp4", frames=6)
     assert to_do(films_in(tmp_path / "in", settings), settings) == ["a.mp4"]
