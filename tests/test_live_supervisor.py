@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,28 @@ def test_networks_stay_loaded_while_feeds_are_started_again(
         run(feeds, Signals(lambda: restarts_of("one") >= 2 and restarts_of("two") >= 2))
     assert loaded == ["bright.onnx"]
     assert shared_counts() == []
+
+
+def test_what_lasts_of_networks_that_are_not_shared_is_held_as_long_as_a_feed_has_them(
+    bright: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Lasting:
+        pass
+
+    def lasting(_: OnnxRuntimeBackend) -> Lasting:
+        one = Lasting()
+        made.append(weakref.ref(one))
+        return one
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "lasting", property(lasting))
+    feeds = [feed("one", str(clip), bright)]
+    with loaded_networks(feeds) as networks:
+        networks.keep(feeds)
+        assert [one() is not None for one in made] == [True]
+        networks.keep([])
+        assert [one() for one in made] == [None]
 
 
 def test_signals_are_held_until_they_are_waited_for() -> None:
