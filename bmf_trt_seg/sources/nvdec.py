@@ -22,7 +22,7 @@ from bmf_trt_seg.errors import BackendUnavailable, StreamError
 from bmf_trt_seg.hardware import device_index, nvdec_missing
 from bmf_trt_seg.options import NvDecOptions
 from bmf_trt_seg.sources.packets import Track, TrackInfo, nvdec_refusal
-from bmf_trt_seg.sources.urls import masked
+from bmf_trt_seg.sources.urls import is_network, masked
 from bmf_trt_seg.validation import validated
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["NvDecSource"]
 
 _log = logging.getLogger(__name__)
-_TURN_SECONDS = 0.005  # in which frames are put out together: each turn of a module has to wait for Python's lock
+_TURN_SECONDS = 0.005  # in which frames of a file go on together: each turn of a module waits for Python's lock
 _LARGEST_MATRIX = 14  # the colour matrices that BMF has a name for
 
 
@@ -49,6 +49,9 @@ class NvDecSource(OurModule):
         self._name = f"'{masked(options.path)}'"
         self._track = self._opened()
         self._last_pts: int | None = None
+        # of an address, the next frame may be long in coming
+        self._turn_seconds = 0.0 if is_network(options.path) else _TURN_SECONDS
+        self._late_failure: Exception | None = None
         self._decoder: NvDecoder | None = None
         own = self._track.info.time_base
         self._unit = Fraction(1, options.clock) if options.clock else own
@@ -56,11 +59,20 @@ class NvDecSource(OurModule):
         self._frames = self._chosen()
 
     def work(self, task: Task) -> None:
+        if self._late_failure is not None:
+            raise self._late_failure
         output = task.get_outputs()[0]
         began = time.monotonic()
-        while True:
-            with trace.timed(self._options.name, "decode", frame=self._stream.frames_in):
-                frame = None if self._stream.stop_requested else next(self._frames, None)
+        is_first = True
+        while is_first or time.monotonic() - began < self._turn_seconds:
+            try:
+                with trace.timed(self._options.name, "decode", frame=self._stream.frames_in):
+                    frame = None if self._stream.stop_requested else next(self._frames, None)
+            except Exception as error:
+                if is_first:
+                    raise
+                self._late_failure = error  # BMF gives nobody the frames of a turn that fails
+                return
             if frame is None:
                 output.put(Packet.generate_eof_packet())
                 task.timestamp = Timestamp.DONE
@@ -71,8 +83,7 @@ class NvDecSource(OurModule):
             self._stream.frames_in += 1
             self._stream.frames_out += 1
             output.put(packet)
-            if time.monotonic() - began >= _TURN_SECONDS:
-                return
+            is_first = False
 
     def close(self) -> ProcessResult:
         """End reading; frames that were given out stay what they are."""

@@ -358,21 +358,46 @@ def test_what_is_missing_here_is_said_in_one_line() -> None:
     assert nvdec_missing() == "PyTorch finds no NVIDIA GPU here"
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [12]), (0.002, [3, 3, 3, 3, 0]), (0.1, [1] * 12 + [0])])
-def test_frames_that_come_quickly_go_on_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
-) -> None:
-    """A turn ends after 5 ms, so that those of a camera are not kept back."""
-    clock = itertools.count()
-    monkeypatch.setattr(nvdec_module, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds))
-    option = {"path": str(clips.write_clip(tmp_path / "clip.mp4", frames=12)), "decoder": "ffmpeg", "name": "turns"}
-    source, counts, is_done = nvdec_module.NvDecSource(0, option), [], False
+def turns(source: nvdec_module.NvDecSource) -> Iterator[int]:
+    """How many frames each turn puts out, up to the end."""
+    is_done = False
     while not is_done:
         task = Task(0, [], [0])
         source.process(task)
         packets = []
         while not task.get_outputs()[0].empty():
             packets.append(task.get_outputs()[0].get())
-        counts.append(sum(packet.is_(VideoFrame) for packet in packets))
+        yield sum(packet.is_(VideoFrame) for packet in packets)
         is_done = task.timestamp == Timestamp.DONE
-    assert counts == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [12]), (0.002, [3, 3, 3, 3, 0]), (0.1, [1] * 12 + [0])])
+def test_frames_that_come_quickly_go_on_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(nvdec_module, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds))
+    option = {"path": str(clips.write_clip(tmp_path / "clip.mp4", frames=12)), "decoder": "ffmpeg", "name": "turns"}
+    assert list(turns(nvdec_module.NvDecSource(0, option))) == expected
+
+
+def test_a_frame_of_a_camera_does_not_wait_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvdec_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(nvdec_module, "is_network", lambda _: True)
+    option = {"path": str(clips.write_clip(tmp_path / "clip.mp4", frames=5)), "decoder": "ffmpeg", "name": "turns"}
+    assert list(turns(nvdec_module.NvDecSource(0, option))) == [1] * 5 + [0]
+
+
+def test_a_failure_comes_after_the_frames_of_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(track: Track) -> Iterator[Any]:
+        yield from itertools.islice(pictures(track), 3)
+        raise StreamError("it fails")
+
+    pictures = Track.pictures
+    monkeypatch.setattr(Track, "pictures", failing)
+    monkeypatch.setattr(nvdec_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    option = {"path": str(clips.write_clip(tmp_path / "clip.mp4", frames=5)), "decoder": "ffmpeg", "name": "turns"}
+    source = turns(nvdec_module.NvDecSource(0, option))
+    assert next(source) == 3
+    with pytest.raises(StreamError, match="it fails"):
+        next(source)
