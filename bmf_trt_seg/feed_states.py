@@ -46,4 +46,4 @@ def feed_states() -> list[FeedState]:
 
 def feed_state(stream: str) -> FeedState | None:
     """The feed whose graph counts under this name, if one is supervised."""
-    return next((feed for feed in _feeds.values() if stream in feed.streams), None)
+    return next((feed for feed in list(_feeds.values()) if stream in feed.streams), None)

@@ -292,19 +292,37 @@ class _Server(socketserver.ThreadingTCPServer):
         self._endless_left = endless
         self._lock = threading.Lock()
         self._ends: dict[socket.socket, float] = {}
+        self._asking: set[socket.socket] = set()
+        """Those that have not said yet what they want."""
         super().__init__(place, _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room for one more."""
         with self._lock:
-            if len(self._ends) >= self._connections:
+            if len(self._ends) >= self._connections and not self._made_room():
                 return False
             self._ends[request] = time.monotonic() + self._whole_seconds
+            self._asking.add(request)
         return True
+
+    def _made_room(self) -> bool:
+        """Hang up on who is longest in asking: those who never finish must not keep out who watches whether we live."""
+        slowest = next((one for one in self._ends if one in self._asking), None)
+        if slowest is None:
+            return False
+        self._asking.discard(slowest)
+        _shut_down(slowest)
+        return True
+
+    def heard(self, connection: socket.socket) -> None:
+        """A connection has said what it wants."""
+        with self._lock:
+            self._asking.discard(connection)
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._ends.pop(request, None)
+            self._asking.discard(request)
         super().shutdown_request(request)
 
     @contextmanager
@@ -334,11 +352,16 @@ class _Server(socketserver.ThreadingTCPServer):
         with self._lock:
             for connection, end in self._ends.items():
                 if end <= now:
-                    with suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)  # its thread, which waits for it, then closes it
+                    _shut_down(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave in the middle are nobody's failure; `answer` tells of ours."""
+
+
+def _shut_down(connection: socket.socket) -> None:
+    """Its thread, which waits for it, then closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -372,6 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(body)
 
     def _answer(self, body: bytes) -> None:
+        self.server.heard(self.connection)
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.answer(self.command, self.path, headers, body)
         if isinstance(answer, Response):

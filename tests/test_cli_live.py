@@ -104,7 +104,7 @@ def test_a_build_is_ended_by_a_signal_that_none_of_its_threads_takes(
     feeds = tmp_path / "feeds.json"
     feeds.write_text(json.dumps({"defaults": defaults, "feeds": [{"name": "door", "url": "rtsp://127.0.0.1:9/door"}]}))
     ended = runner(capfd)("live", feeds)
-    assert (ended.code, ended.err.strip()) == (1, "bmf-trt-seg: stopped")
+    assert (ended.code, ended.err) == (128 + signal.SIGTERM, "bmf-trt-seg: stopped by SIGTERM\n")
     assert held == [True]
 
 

@@ -392,14 +392,35 @@ def test_a_client_that_does_not_read_is_hung_up_on(served: Served) -> None:
         assert until(lambda: not any("_request" in thread.name for thread in threading.enumerate()))
 
 
-def test_slow_clients_do_not_keep_others_waiting_and_too_many_are_turned_away(served: Served) -> None:
+def test_slow_clients_make_room_for_others(served: Served) -> None:
     server = served(connections=3, read_seconds=60.0, whole_seconds=60.0)
     with ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(2)]
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(3)]
+        slow[0].sendall(b"GET /ec")
         assert ask(server)[0] == 200
-        slow.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)))
-        assert raw(server, b"") == b"", "a fourth is closed, and need not wait for the end of its time"
-    assert until(lambda: b" 200 " in raw(server, b"GET /echo HTTP/1.0\r\n\r\n")), "and there is room again"
+        assert received(slow[0]) == b"", "who is longest in asking is hung up on"
+        slow[1].sendall(b"GET /echo HTTP/1.0\r\n\r\n")
+        assert b" 200 " in received(slow[1])
+
+
+def test_too_many_are_turned_away(served: Served) -> None:
+    server = served(connections=2, read_seconds=60.0, whole_seconds=60.0)
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def busy_page(_: Request) -> Response:
+        asked.release()
+        go_on.wait(10)
+        return Response.line(200, "done")
+
+    server.page("/busy", busy_page)
+    with ExitStack() as stack:
+        for _ in range(2):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            one.sendall(b"GET /busy HTTP/1.0\r\n\r\n")
+            assert asked.acquire(timeout=10)
+        assert raw(server, b"") == b"", "a third is closed, and need not wait for the end of its time"
+        go_on.set()
+        assert until(lambda: b" 200 " in raw(server, b"GET /echo HTTP/1.0\r\n\r\n")), "and there is room again"
 
 
 def test_closing_hangs_up_on_whoever_is_connected() -> None:

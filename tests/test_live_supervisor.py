@@ -17,16 +17,17 @@ import clips
 import pytest
 import rtsp
 
-from bmf_trt_seg import feed_states, metrics
+from bmf_trt_seg import changes, feed_states, metrics, module
 from bmf_trt_seg.backends.onnxruntime import OnnxRuntimeBackend
 from bmf_trt_seg.backends.shared import shared_counts
 from bmf_trt_seg.live import supervisor
 from bmf_trt_seg.live.feeds import Feed, Restarts, read_feeds
 from bmf_trt_seg.live.graphs import own_graph
 from bmf_trt_seg.live.networks import loaded_networks
-from bmf_trt_seg.live.signals import HeldSignals
+from bmf_trt_seg.live.signals import HeldSignals, Interrupted
 from bmf_trt_seg.live.supervisor import Limits, Report, supervise
 from bmf_trt_seg.live_outputs.encoder import Encoder
+from bmf_trt_seg.sources.live import LiveSource
 
 HERE = Path(__file__).parent
 QUICK = Restarts(backoff=0.05, backoff_max=0.1)
@@ -221,6 +222,99 @@ def test_networks_stay_loaded_while_feeds_are_started_again(
     assert shared_counts() == []
 
 
+def test_a_network_that_takes_long_to_load_does_not_hang(
+    bright: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_, loaded, since = module.open_pipeline, threading.Event(), []
+
+    def slow(*given: Any, **named: Any) -> Any:
+        loaded.wait(20)
+        return open_(*given, **named)
+
+    def is_drawn() -> bool:
+        counts = metrics.stream("slow", "source")
+        if not since and counts is not None and counts.frames_in:
+            since.append(time.monotonic())
+        if since and time.monotonic() - since[0] > 1.0:  # five times as long as it may hang
+            loaded.set()
+        drawn = metrics.stream("slow")
+        return drawn is not None and drawn.frames_out > 5
+
+    monkeypatch.setattr(module, "open_pipeline", slow)
+    (ended,), _ = run([feed("slow", str(clip), bright)], Signals(is_drawn), stuck=0.2)
+    assert (ended.state.state, ended.state.restarts) == ("stopped", 0)
+    assert "it hangs" not in caplog.text
+
+
+@pytest.mark.parametrize(("number", "is_worker"), [(signal.SIGHUP, False), (signal.SIGTERM, True)])
+def test_signals_that_come_twice_of_themselves_do_not_hurry(clip: Path, number: int, is_worker: bool) -> None:
+    class Twice:
+        def __init__(self) -> None:
+            self._left = 0
+
+        def wait(self, seconds: float) -> int | None:
+            counts = metrics.stream("calm", "source")
+            if not self._left and counts is not None and counts.frames_out > 3:
+                self._left = 3
+            if self._left > 1:  # one after the other, before anything can have ended
+                self._left -= 1
+                return number
+            time.sleep(min(seconds, 0.05))
+            return None
+
+    held: Any = Twice()
+    (ended,), found = supervise([feed("calm", str(clip))], held, Limits(), is_worker=is_worker)
+    assert (ended.state.state, ended.state.reason, found) == ("stopped", "", number)
+
+
+def test_options_of_the_file_hold_though_a_start_fails_early(
+    bright: Path, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source of the second start cannot be made, before there is a SegmentModule that has the options."""
+    begin, encode, starts, calls = LiveSource.__init__, Encoder.encode, itertools.count(1), itertools.count(1)
+
+    def failing(source: Any, *given: Any) -> None:
+        if next(starts) == 2:
+            raise RuntimeError("can't start new thread")
+        begin(source, *given)
+
+    def torn(encoder: Encoder, frame: Any, *, is_key: bool) -> Any:
+        if next(calls) == 5:
+            raise RuntimeError("no more")
+        return encode(encoder, frame, is_key=is_key)
+
+    def feeds(alpha: float) -> list[Feed]:
+        entry = {"name": "cam", "url": str(clip), "segment": {"model": str(bright), "alpha": alpha}}
+        outputs = [{"kind": "file", "path": str(tmp_path / "cam.mp4")}]
+        waits = {"restart_backoff": 0.2, "restart_backoff_max": 0.2}
+        path = tmp_path / "feeds.json"
+        path.write_text(json.dumps({"feeds": [{**entry, **waits, "outputs": outputs}]}))
+        return read_feeds(path)
+
+    class Hup(Signals):
+        is_sent = False
+
+        def wait(self, seconds: float) -> int | None:
+            if not self.is_sent and any(one.state == "restarting" for one in feed_states.feed_states()):
+                self.is_sent = True
+                return signal.SIGHUP
+            return super().wait(seconds)
+
+    def is_third() -> bool:
+        found = changes.stream("cam") if restarts_of("cam") >= 2 else None
+        if found is not None:
+            seen.append(found.options.alpha)
+        return found is not None
+
+    seen: list[float] = []
+    monkeypatch.setattr(LiveSource, "__init__", failing)
+    monkeypatch.setattr(Encoder, "encode", torn)
+    monkeypatch.setattr(supervisor, "has_terminal", lambda: True)
+    held: Any = Hup(is_third)
+    supervise(feeds(0.2), held, Limits(), reread=lambda _: feeds(0.9))
+    assert seen == [0.9]
+
+
 def test_what_lasts_of_networks_that_are_not_shared_is_held_as_long_as_a_feed_has_them(
     bright: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +362,7 @@ def test_signals_are_held_until_they_are_waited_for() -> None:
             assert not held.interrupted()
             assert held.wait(5) == signal.SIGHUP
             send(signal.SIGTERM)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Interrupted, match="stopped by SIGTERM"):
                 held.interrupted()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as BMF puts its own in their place
         assert handled == []

@@ -96,8 +96,8 @@ class TensorRTBackend(Backend):
         return f"{self._loaded.library} on {self._loaded.gpu.name}{precision}"
 
     @property
-    def lasting(self) -> LoadedEngine:
-        return self._loaded
+    def lasting(self) -> LoadedEngine | None:
+        return self._loaded if self._loaded.is_shared else None
 
     @property
     def stream(self) -> torch.cuda.Stream:

@@ -21,7 +21,7 @@ from bmf_trt_seg.live.device_names import chosen_devices, environment, for_one_d
 from bmf_trt_seg.live.devices import Fleet, supervise_devices
 from bmf_trt_seg.live.feeds import Feed, FeedsReader
 from bmf_trt_seg.live.networks import feed_options, loaded_networks
-from bmf_trt_seg.live.signals import HeldSignals
+from bmf_trt_seg.live.signals import HeldSignals, Interrupted
 from bmf_trt_seg.live.sinks import check_encoders, check_outputs
 from bmf_trt_seg.live.supervisor import Limits, Report, supervise
 
@@ -60,8 +60,8 @@ def command(
     """Run the live feeds that a file names, and start those again that fail.
 
     Ends when all feeds have: with exit code 0 by themselves, with 1 if one failed for good. After a signal they end in
-    good order, and the code is 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal is gone); a second signal ends it at
-    once. SIGHUP has the file read again: feeds that are new in it are started, others are changed or ended.
+    good order, and the code is 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal is gone); a second Ctrl-C or SIGTERM
+    ends it at once. SIGHUP has the file read again: feeds that are new in it are started, others are changed or ended.
     """
     set_messages(quiet, verbose)
     devices = () if device_names is None else chosen_devices(device_names)
@@ -93,9 +93,13 @@ def command(
             watch = _watcher(health, status)
             return _reported(*supervise_devices(fleet, feeds, signals, watch=watch, read=read))
     with HeldSignals() as signals, serving(web, streams) as health:
-        for options in (options for feed in feeds for options in feed_options(feed)):
-            if options.backend == "tensorrt":  # it may take minutes
-                build_engine(options, quiet, signals.interrupted)
+        try:
+            for options in (options for feed in feeds for options in feed_options(feed)):
+                if options.backend == "tensorrt":  # it may take minutes
+                    build_engine(options, quiet, signals.interrupted)
+        except Interrupted as end:
+            failure(end)
+            return 128 + end.number
         with loaded_networks(feeds) as networks, LiveStatus(quiet) as status:
             check_outputs(feeds, verbose)
 

@@ -36,6 +36,11 @@ class LoadedEngine:
     header: PlanHeader
     plan_bytes: int
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether `shared_engine` gives it to all who ask for it."""
+        return self.manifest is not None or self.library.shares_profiles
+
     def new_context(self) -> Any:
         """An execution context; None if there is no memory for it."""
         with _LOADING:
@@ -101,7 +106,7 @@ def shared_engine(path: Path, device: str = "auto") -> LoadedEngine:
         loaded = _LOADED.get(key)
         if loaded is None:
             loaded = load_engine(path, device)
-            if loaded.manifest is not None or loaded.library.shares_profiles:
+            if loaded.is_shared:
                 _LOADED[key] = loaded
         return loaded
 

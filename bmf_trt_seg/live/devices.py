@@ -434,7 +434,9 @@ class Fleet:
             )  # fmt: skip
             found.at, found.target, found.retry_at = None, None, now + wait
             found.wait(reason)
-            device.given.remove(found)
+            device.given = [one for one in device.given if one is not found]
+            if found in self._leaving:
+                self._forget(found)
 
     def _end_if_over(self, now: float) -> None:
         """When all feeds are over, so is everything."""
@@ -480,6 +482,8 @@ def supervise_devices(
         while not fleet.is_over:
             came = signals.wait(_PERIOD)
             now = time.monotonic()
+            if came == signal.SIGHUP and number is not None:  # a terminal that goes sends it more than once
+                came = None
             if came is not None and number is not None:
                 fleet.leave("it had not ended yet when a second signal came")
                 break

@@ -9,10 +9,18 @@ from typing import Any
 
 from typing_extensions import Self
 
-__all__ = ["HeldSignals", "has_terminal"]
+__all__ = ["HeldSignals", "Interrupted", "has_terminal"]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _SIGNALS = (*_ENDING, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """A signal came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 def has_terminal() -> bool:
@@ -42,13 +50,14 @@ class HeldSignals:
         return None if found is None else found.si_signo
 
     def interrupted(self) -> bool:
-        """False, or KeyboardInterrupt if a signal that ends came: for long work before there is anything to end well.
+        """False, or Interrupted if a signal that ends came: for long work before there is anything to end well.
 
         A SIGHUP goes on waiting: the work that it asks for comes later.
         """
-        if signal.sigtimedwait(_ENDING, 0) is None:
+        found = signal.sigtimedwait(_ENDING, 0)
+        if found is None:
             return False
-        raise KeyboardInterrupt
+        raise Interrupted(found.si_signo)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

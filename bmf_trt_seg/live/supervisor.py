@@ -115,6 +115,11 @@ class _Run:
         self.state = open_feed(self.feed.name, self.feed.graph.streams)
         self.thread = threading.Thread(target=self._run, name=f"live {self.feed.name}", daemon=True)
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a network of its graph is not there yet: to build an engine takes minutes."""
+        return any(changes.stream(str(options["name"])) is None for options in self.feed.graph.segments)
+
     def totals(self) -> Totals:
         """Of its starts before, and of this one."""
         return self._before + (self._counts() if self.graph_runs else Totals())
@@ -190,6 +195,7 @@ class _Run:
             graph = self.feed.graph
             for stream in graph.streams:
                 metrics.close_stream(stream)  # what the start before has counted is in the totals
+                changes.close_stream(stream)  # and its options in `feed`
             self.graph_runs = True
         self.state.state = "running"
         try:
@@ -277,7 +283,7 @@ class _Watch:
             run.state.reason = f"{run.hang}; it could not be stopped in {self.limits.stop:g} s"
             return True
         frames = run.totals().frames_out
-        if source is None or frames != self.frames or source.state != "up":
+        if source is None or frames != self.frames or source.state != "up" or run.is_loading:
             self.frames, self.moved, self.arrived = frames, now, source.frames_in if source is not None else 0
         elif now - self.moved > self.limits.stuck and source.frames_in > self.arrived:
             reason = f"it hangs: no frame came out in {self.limits.stuck:g} s, though its camera sends"
@@ -427,8 +433,12 @@ def supervise(
             came = signals.wait(_PERIOD)
             now = time.monotonic()
             if came is not None and number is not None:
-                _leave(all_feeds.runs, "it had not ended yet when a second signal came")
-                break
+                # a terminal that goes sends SIGHUP more than once, and who stops a worker also ends it if it has to
+                if came == signal.SIGHUP or is_worker:
+                    came = None
+                else:
+                    _leave(all_feeds.runs, "it had not ended yet when a second signal came")
+                    break
             if came == signal.SIGHUP and rereading is not None and (has_terminal() or not had_terminal):
                 rereading.ask()
                 came = None
