@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -96,7 +95,7 @@ def test_a_build_is_ended_by_a_signal_that_none_of_its_threads_takes(
         thread.start()
         thread.join()
         assert not cancelled()
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # threads of other tests may not hold it back
         cancelled()
 
     monkeypatch.setattr(cli_live, "build_engine", build)
