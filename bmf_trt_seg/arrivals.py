@@ -1,6 +1,6 @@
-"""When frames came into the process, for whoever sees them last.
+"""When frames came into the process, and which are only repeated, for whoever sees them last.
 
-A frame loses everything but its time on its way through a graph, so its arrival is looked up by that.
+A frame loses everything but its time on its way through a graph, so it is looked up by that.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-__all__ = ["arrived_at", "behind_seconds", "forget", "note_arrival", "note_taken"]
+__all__ = ["arrived_at", "behind_seconds", "forget", "note_arrival", "note_held", "note_taken", "was_held"]
 
 _MOST_FRAMES = 1024  # of a stream; those that were dropped on the way are never asked for
 _CALMING = 0.9  # of what the slowest frame took is believed of the next one
@@ -20,6 +20,7 @@ _lock = threading.Lock()
 class _Stream:
     arrivals: OrderedDict[int, float] = field(default_factory=OrderedDict)
     taken: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    held: OrderedDict[int, float] = field(default_factory=OrderedDict)
     behind: float = 0.0
 
 
@@ -36,6 +37,19 @@ def note_taken(stream: str, pts: int, moment: float) -> None:
     """That frame waits no longer, and is on its way through the graph."""
     with _lock:
         _note(_streams.setdefault(stream, _Stream()).taken, pts, moment)
+
+
+def note_held(stream: str, pts: int) -> None:
+    """The frame of this time repeats the last one, because the camera is away."""
+    with _lock:
+        _note(_streams.setdefault(stream, _Stream()).held, pts, 0.0)
+
+
+def was_held(stream: str, pts: int) -> bool:
+    """Whether `note_held` was told of this frame, and nobody has asked before."""
+    with _lock:
+        known = _streams.get(stream)
+        return known is not None and known.held.pop(pts, None) is not None
 
 
 def arrived_at(stream: str, pts: int, now: float) -> float | None:

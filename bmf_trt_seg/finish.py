@@ -120,9 +120,9 @@ def _scan(original: Any) -> _SourceScan:
     if not scan.damage and video.frames > packets:
         scan.damage = f"it ends after {packets} of {video.frames} frames"
     promised = (original.duration or 0) / av.time_base
-    begin = (original.start_time or 0) / av.time_base
-    if not scan.damage and "matroska" in original.format.name and promised - (end_seconds - begin) > 1:
-        scan.damage = f"it ends at {end_seconds:.1f} s of {promised + begin:.1f} s"
+    # counted from zero, not from the first frame, by FFmpeg's own writer at least
+    if not scan.damage and "matroska" in original.format.name and promised - end_seconds > 1:
+        scan.damage = f"it ends at {end_seconds:.1f} s of {promised:.1f} s"
     missing = missing_matroska_bytes(Path(original.name))
     if not scan.damage and missing:
         scan.damage = f"its last {missing} bytes are missing"

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from bmf import Packet, Task, Timestamp, VideoFrame
 
-from bmf_trt_seg.arrivals import arrived_at, forget
+from bmf_trt_seg.arrivals import arrived_at, forget, was_held
 from bmf_trt_seg.bmf_frames import picture_of
 from bmf_trt_seg.bmf_module import OurModule, packets
 from bmf_trt_seg.frames import FramePlanes
@@ -25,6 +25,7 @@ from bmf_trt_seg.live_outputs.outlet import Outlet
 from bmf_trt_seg.live_outputs.push import PushTarget
 from bmf_trt_seg.live_outputs.target import Target
 from bmf_trt_seg.metrics import open_stream
+from bmf_trt_seg.no_signal import mark_no_signal
 from bmf_trt_seg.stream_packets import CLOCK, SoundFormat, StreamPacket
 from bmf_trt_seg.validation import validated
 
@@ -141,6 +142,8 @@ class LiveSink(OurModule):
         try:
             with self._counts.stage("encode", frame=self._counts.frames_in):
                 planes = picture_of(frame).planes
+                if was_held(self._options.name, pts):
+                    mark_no_signal(planes.planes[0])  # last, over everything that was drawn on the way
                 if self._encoder is None:
                     self._open(planes, sound)
                 assert self._encoder is not None

@@ -13,12 +13,14 @@ from typing import Any
 
 import av
 import clips
+import numpy as np
 import pytest
 import rtsp
 from commands import runner
 from live_runs import Live, frames_of, graph_file, live, until
 
 from bmf_trt_seg.cli import live as cli_live
+from bmf_trt_seg.no_signal import mark_no_signal
 
 HERE = Path(__file__).parent
 Entry = dict[str, Any]
@@ -108,6 +110,21 @@ def test_a_build_is_ended_by_a_signal_that_none_of_its_threads_takes(
 
 
 # --- cameras that come and go -------------------------------------------------------------------------------------
+
+
+def test_the_mark_is_over_all_that_is_drawn(tmp_path: Path, defaults: Entry) -> None:
+    needs_cameras()
+    defaults["segment"] |= {"output": "mask", "classes": ["dark"]}
+    with rtsp.RtspServer() as door, live(tmp_path, [{"name": "door", "url": door.url}], defaults=defaults) as run:
+        until(lambda: run.is_up("door"))
+        door.kill()
+        until(lambda: run.value("frames_repeated_total", stream="door") >= 5)
+        run.stop()
+    told = run.summary("door")
+    lumas = [shown.planes[0] for path in files(tmp_path, "door") for shown in clips.read_clip(path)]
+    drawn, marked = lumas[-told["repeated"] - 1].copy(), lumas[-1]
+    mark_no_signal(drawn)
+    assert np.abs(marked.astype(int) - drawn).mean() < 4
 
 
 def test_another_size_begins_new_files(tmp_path: Path, defaults: Entry) -> None:

@@ -34,6 +34,7 @@ LAYERS = [
         "garbage",
         "hardware",
         "json_text",
+        "no_signal",
         "live",
         "live.signals",
         "live_outputs",

@@ -138,6 +138,17 @@ def test_cut_off_mkv_keeps_what_can_be_decoded(part: float, tmp_path: Path, brig
     assert finished.damage in {f"its last {missing} bytes are missing", "it ends at 0.8 s of 1.6 s"}
 
 
+@pytest.mark.parametrize("begin", [1200, 5000])
+def test_an_mkv_that_begins_late_is_whole(begin: int, tmp_path: Path, bright: Path) -> None:
+    source = clips.write_clip(
+        tmp_path / "late.mkv", frames=20, time_base=Fraction(1, 1000), pts=range(begin, begin + 800, 40)
+    )
+    finished = segment(source, tmp_path / "out.mkv", bright)
+    assert (finished.damage, finished.frames) == ("", 20)
+    assert clips.times(tmp_path / "out.mkv") == clips.times(source)
+    assert segment(tmp_path / "out.mkv", tmp_path / "again.mkv", bright).damage == ""
+
+
 def test_cut_off_fragmented_mp4_is_damaged(tmp_path: Path, bright: Path) -> None:
     whole = clips.write_clip(
         tmp_path / "whole.mp4", frames=60, options=(("g", "10"),),

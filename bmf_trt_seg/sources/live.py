@@ -6,13 +6,15 @@ import time
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from bmf import Packet, ProcessResult, Task, Timestamp, VideoFrame
 from bmf.hmp import Frame, PixelInfo, kCR_JPEG, kCR_MPEG, kCS_BT470BG, kCS_BT709, kPF_YUV420P
 from bmf.lib._bmf.sdk import Rational
 
+from bmf_trt_seg import metrics
+from bmf_trt_seg.arrivals import note_held
 from bmf_trt_seg.bmf_module import OurModule
+from bmf_trt_seg.no_signal import mark_no_signal
 from bmf_trt_seg.options import LiveOptions
 from bmf_trt_seg.sources.feed import CLOCK, Feed, Settings, Stamped
 from bmf_trt_seg.stream_packets import StreamPacket
@@ -108,9 +110,12 @@ class LiveSource(OurModule):
     def _hold(self, task: Task) -> None:
         """Send the last frame once more, marked, at the time of the clock."""
         assert self._last is not None
-        marked = _bmf_frame(self._last, self._feed.pts_now())
-        _mark(marked.frame().plane(0).numpy()[..., 0])
-        _put(task, marked)
+        held = _bmf_frame(self._last, self._feed.pts_now())
+        if metrics.stream(self._options.name, "sink") is not None:  # a LiveSink: no network sees the mark then
+            note_held(self._options.name, held.pts)
+        else:
+            mark_no_signal(held.frame().plane(0).numpy()[..., 0])
+        _put(task, held)
         self._feed.counts.held += 1
         self._feed.counts.frames_out += 1
         self._sent_at += self._feed.frame_seconds * (1 if self._feed.counts.state == "away" else _AWAY_FRAMES)
@@ -152,14 +157,3 @@ def _put(task: Task, frame: VideoFrame) -> None:
     packet = Packet(frame)
     packet.timestamp = int(frame.pts * CLOCK * 1_000_000)
     task.get_outputs()[_PICTURES].put(packet)
-
-
-def _mark(luma_hw: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Write 'no signal' over a darkened band at the top."""
-    band = luma_hw[: max(12, len(luma_hw) // 12)]
-    band[:] = band // 4
-    scale = band.shape[0] / 40
-    cv2.putText(
-        luma_hw, "no signal", (band.shape[0] // 3, int(band.shape[0] * 0.75)), cv2.FONT_HERSHEY_SIMPLEX, scale, 235,
-        max(1, round(scale * 2)), cv2.LINE_AA,
-    )  # fmt: skip
