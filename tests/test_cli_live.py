@@ -114,7 +114,7 @@ def test_a_build_is_ended_by_a_signal_that_none_of_its_threads_takes(
 
 def test_the_mark_is_over_all_that_is_drawn(tmp_path: Path, defaults: Entry) -> None:
     needs_cameras()
-    defaults["segment"] |= {"output": "mask", "classes": ["dark"]}
+    defaults["segment"] |= {"output": "mask", "classes": ["background"]}
     with rtsp.RtspServer() as door, live(tmp_path, [{"name": "door", "url": door.url}], defaults=defaults) as run:
         until(lambda: run.is_up("door"))
         door.kill()
