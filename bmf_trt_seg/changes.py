@@ -160,9 +160,9 @@ class Changes:
         before, after = current.size(*_USUAL_SIZE_WH), pipeline.size(*_USUAL_SIZE_WH)
         if before != after:
             raise ConfigError(
-                f"frames of {_USUAL_SIZE_WH[0]}x{_USUAL_SIZE_WH[1]} would leave as "
-                f"{after[0]}x{after[1]}, and leave as {before[0]}x{before[1]} now; their size cannot change while the "
-                "graph runs, as with style 'sidebyside'"
+                f"frames would leave in another size, as {after[0]}x{after[1]} instead of {before[0]}x{before[1]} if "
+                f"they come in {_USUAL_SIZE_WH[0]}x{_USUAL_SIZE_WH[1]}; that cannot change while the graph runs, as "
+                "with style 'sidebyside'"
             )
         if pipeline.device != current.device:
             where, there = (one.device or "host memory" for one in (pipeline, current))

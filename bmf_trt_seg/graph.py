@@ -119,7 +119,7 @@ def read_object(path: Path, subject: str, member: str) -> dict[str, Any]:
     try:
         content = parsed(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{subject}, line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise ConfigError(f"{subject} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
     except ValueError as error:
         raise ConfigError(f"{subject}: {error}") from error
     if not isinstance(content, dict):

@@ -68,7 +68,8 @@ def pair_files(images: Path, masks: Path, image_suffixes: set[str], image_end: s
 
 def _by_name(folder: Path, suffixes: set[str], end: str, what: str) -> dict[str, Path]:
     if not folder.is_dir():
-        raise StreamError(f"'{folder}' {'is no folder' if folder.exists() else 'does not exist'}; give one of {what}s")
+        wrong = "is no folder" if folder.exists() else "does not exist"
+        raise StreamError(f"'{folder}' {wrong}; give a folder of {what}s")
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
     except OSError as error:

@@ -273,7 +273,7 @@ def test_marks_of_the_options() -> None:
         ({"stile": "blur"}, "unknown option 'stile' (given: \"blur\"); did you mean 'style'?"),
         (
             {"style": "sidebyside"},
-            "frames of 1280x720 would leave as 2560x720, and leave as 1280x720 now; their size cannot ",
+            "frames would leave in another size, as 2560x720 instead of 1280x720 if they come in 1280x720; ",
         ),
         ({"max_latency_ms": 5}, "option 'max_latency_ms' cannot change while the graph runs; these can"),
         ({"name": "yard", "alpha": 0.1}, "option 'name' cannot change while the graph runs; these can"),

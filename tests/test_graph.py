@@ -171,8 +171,8 @@ def test_values_with_quotes_and_braces_stay_what_they_are(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"nodes": [\n  {"id": 0,}\n]}', r"graph '.*graph\.json', line 2, column 1[12]: .+"),
-        ("", r"graph '.*graph\.json', line 1, column 1: Expecting value"),
+        ('{"nodes": [\n  {"id": 0,}\n]}', r"graph '.*graph\.json' is no JSON: line 2, column 1[12]: .+"),
+        ("", r"graph '.*graph\.json' is no JSON: line 1, column 1: Expecting value"),
         ("[]", r"graph '.*graph\.json': expected a JSON object with 'nodes', got a list"),
         (
             '{"nodes": "${INPUT} ${OUTPUT} ${INPUT}"}',

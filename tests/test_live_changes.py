@@ -106,7 +106,7 @@ def test_a_feeds_file_that_changes(tmp_path: Path, defaults: Entry, bright: Path
             hang_up(run)
             until(lambda: len(said(run, "the feeds go on as they are")) == 2)
             first, second = said(run, "the feeds go on as they are")
-            assert first.endswith("feeds.json', line 1, column 12: Expecting value")
+            assert first.endswith("feeds.json' is no JSON: line 1, column 12: Expecting value")
             assert second == (
                 "the feeds go on as they are: feed 'gate': option 'classes': the model has no class 'cat'; it has "
                 "0 background, 1 box"

@@ -89,7 +89,7 @@ def test_asked_changed_and_asked_again(server: HttpServer, door: Run, networks: 
     ("content", "status", "error"),
     [
         ({"alpha": 2}, 422, "option 'alpha': got 2, allowed is a number from 0 to 1"),
-        ({"style": "sidebyside"}, 422, "frames of 1280x720 would leave as 2560x720"),
+        ({"style": "sidebyside"}, 422, "frames would leave in another size, as 2560x720 instead of 1280x720"),
         ({"alpha": 0.1, "classes": ["cat"]}, 422, "option 'classes': the model has no class 'cat'; it has 0 dark"),
         ({"model": "nowhere/net.onnx"}, 422, "option 'model': over HTTP it is a name that 'models list' shows or a "),
         ({"model": "~nobody-is-called-so/net.onnx"}, 422, "option 'model': over HTTP it is a name that 'models list' "),

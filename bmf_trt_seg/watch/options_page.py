@@ -39,7 +39,8 @@ def add_options_page(server: Server, names: Callable[[], dict[str, str]], load_s
         known, label = names(), urllib.parse.unquote(request.path.removeprefix(_PATH))
         found = changes.stream(known[label]) if label in known else None
         if found is None:
-            return _refused(404, f"no such stream has options; there are {', '.join(known) or 'none'}")
+            with_options = [name for name, stream in known.items() if changes.stream(stream) is not None]
+            return _refused(404, f"no such stream has options; there are {', '.join(with_options) or 'none'}")
         if request.method == "GET":
             return Response.json({"stream": label, **found.state()})
         try:
