@@ -117,7 +117,8 @@ def _scan(original: Any) -> _SourceScan:
     scan.pictures = max(packets, video.frames) - hidden
     if video.codec_context.name == "vp8":  # its packets need not hold a picture that is shown
         scan.pictures = 0
-    if not scan.damage and video.frames > packets:
+    # a GIF whose pictures have no times of their own comes in one packet
+    if not scan.damage and video.frames > packets and video.codec_context.name != "gif":
         scan.damage = f"it ends after {packets} of {video.frames} frames"
     promised = (original.duration or 0) / av.time_base
     # counted from zero, not from the first frame, by FFmpeg's own writer at least

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import clips
 import numpy as np
 import pytest
 from clips import Recipe
 from jobs import left_in, segment
+from PIL import Image
 
 from bmf_trt_seg.errors import ConfigError, GraphError, ModelError, SegError, StreamError
 from bmf_trt_seg.options import SegmentOptions
@@ -147,6 +149,16 @@ def test_an_mkv_that_begins_late_is_whole(begin: int, tmp_path: Path, bright: Pa
     assert (finished.damage, finished.frames) == ("", 20)
     assert clips.times(tmp_path / "out.mkv") == clips.times(source)
     assert segment(tmp_path / "out.mkv", tmp_path / "again.mkv", bright).damage == ""
+
+
+def test_a_gif_in_one_packet_is_whole(tmp_path: Path, bright: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (6, 48, 64), np.uint8)
+    first, *others = (Image.fromarray(one) for one in noise)
+    first.save(tmp_path / "noise.gif", save_all=True, append_images=others)
+    with av.open(str(tmp_path / "noise.gif")) as source:
+        assert sum(packet.size > 0 for packet in source.demux()) == 1
+    finished = segment(tmp_path / "noise.gif", tmp_path / "out.mp4", bright)
+    assert (finished.damage, finished.frames) == ("", 6)
 
 
 def test_cut_off_fragmented_mp4_is_damaged(tmp_path: Path, bright: Path) -> None:
