@@ -67,6 +67,22 @@ def test_outputs_of_others_are_not_replaced(cli, films, bright, tmp_path):
     assert (tmp_path / "out" / "film1.mp4").read_bytes() == b"precious"
 
 
+def test_an_input_is_not_replaced_by_what_becomes_of_another(cli, films, bright, tmp_path):
+    other = tmp_path / "out" / "sub" / "c.mp4"
+    for path in (films / "sub" / "c.mp4", other):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "out", target_is_directory=True)
+    for named in (other, tmp_path / "link" / "sub" / "c.mp4"):
+        ended = cli("batch", "-y", films, named, "-o", tmp_path / "out", "-m", bright)
+        assert (ended.code, ended.err) == (
+            2, f"bmf-trt-seg: '{named}' is an input, and would be written with what becomes of "
+            f"'{films}/sub/c.mp4'; choose another output folder\n",
+        )  # fmt: skip
+    assert visible(tmp_path / "out") == {"sub/c.mp4"}
+    assert other.read_bytes() == b"precious"
+
+
 def test_a_folder_that_another_batch_writes_to(cli, films, bright, tmp_path):
     with Ledger(str(tmp_path / "out")).locked():
         ended = cli("batch", films, "-o", tmp_path / "out", "-m", bright)
@@ -105,7 +121,7 @@ def test_a_run_that_is_stopped_and_taken_up_again(films, bright, tmp_path):
 
     first = subprocess.Popen([*command, "--cpus-per-worker", "1"], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
-    while not list(out.glob(".batch/work/*/.made*")):
+    while not list(out.glob(".batch/work/*/made/.made*")):
         assert first.poll() is None, first.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.01)

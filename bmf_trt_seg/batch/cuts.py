@@ -7,11 +7,13 @@ from the beginning of the film, and `smoothing` remembers what came before.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,18 @@ class Plan:
     time_base: Fraction
     info: VideoInfo
     """Of the film."""
+
+    def file_name(self, part: Part, suffix: str) -> str:
+        """For a file of a part, below the folder for its film's parts."""
+        return f"{self._digest}/{part.name}{suffix}"
+
+    @cached_property
+    def _digest(self) -> str:
+        """Cut elsewhere, the same film has other parts of the same numbers."""
+        digest = hashlib.sha256(str(self.time_base).encode())
+        for part in self.parts:
+            digest.update(repr(part).encode())
+        return digest.hexdigest()[:32]
 
 
 def rounds_of_smoothing(smoothing: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bmf_trt_seg.batch.schedule import Schedule
 from bmf_trt_seg.batch.settings import Settings
 from bmf_trt_seg.batch.storage import is_remote
 from bmf_trt_seg.batch.work_folder import clear_dead
-from bmf_trt_seg.errors import ConfigError
+from bmf_trt_seg.errors import ConfigError, StreamError
 
 __all__ = ["Batch", "BatchView"]
 
@@ -57,13 +58,7 @@ class Batch:
 
         With `overwrite` these may be replaced. Raises ConfigError if an output is an input, and StreamError.
         """
-        for film in self.films:
-            if not is_remote(film.source.path) and os.path.realpath(film.source.path) == os.path.realpath(
-                self.ledger.output(film.name)
-            ):
-                raise ConfigError(
-                    f"'{film.source.path}' is an input, and would be written; choose another output folder"
-                )
+        self._check_inputs()
         done = self.ledger.done()
         for film in self.films:
             record = done.get(film.name)
@@ -72,6 +67,18 @@ class Batch:
             else:
                 self.open.append(film)
         return [] if overwrite else self.ledger.foreign(self.open, self.settings.records)
+
+    def _check_inputs(self) -> None:
+        """Raise ConfigError if the output of any film is the source of any."""
+        sources = {_resolved(film.source.path): film for film in self.films}
+        for film in self.films:
+            for name in (film.name, film.records_name)[: 1 + self.settings.records]:
+                read = sources.get(_resolved(self.ledger.output(name)))
+                if read is not None:
+                    what = "" if read is film else f" with what becomes of '{film.source.path}'"
+                    raise ConfigError(
+                        f"'{read.source.path}' is an input, and would be written{what}; choose another output folder"
+                    )
 
     def run(self, need: Need, workers: int | None, watch: Callable[[BatchView], None]) -> Report:
         """Have everything done; `watch` is told now and then how it stands.
@@ -92,7 +99,7 @@ class Batch:
             while not schedule.is_over:
                 pool.adjust(schedule.open_tasks)
                 for _ in range(pool.idle()):
-                    task = schedule.next()
+                    task = schedule.next(pool.takes)
                     if task is None:
                         break
                     pool.give(task)
@@ -102,6 +109,7 @@ class Batch:
                     else:
                         schedule.answered(task, answer)
                 watch(self._view(schedule, pool))
+            self._forget_parts([state.film for state in schedule.films.values() if state.record is None])
         finally:
             pool.close()
             self._clear()
@@ -111,6 +119,7 @@ class Batch:
 
     def nothing_to_do(self) -> Report:
         """The report of a run that finds everything done."""
+        self._forget_parts([])
         self._clear()
         report = Report([], self.before, 0.0, 0)
         self.ledger.write_report(report.as_dict())
@@ -130,6 +139,11 @@ class Batch:
             busy=pool.views(),
         )
 
+    def _forget_parts(self, unfinished: Sequence[Film]) -> None:
+        """Remove parts of films that are done: in one piece after all, by other cuts, or just before a worker died."""
+        with suppress(StreamError):  # the next run tries it again
+            self.ledger.forget_parts(but=[self.settings.key(film) for film in unfinished])
+
     def _clear(self) -> None:
         """Remove what dead workers left among the outputs; those that were just ended may need a moment to die."""
         if is_remote(self.settings.target):
@@ -137,3 +151,8 @@ class Batch:
         end = time.monotonic() + _DYING_SECONDS
         while not clear_dead(Path(self.ledger.work)) and time.monotonic() < end:
             time.sleep(0.05)
+
+
+def _resolved(path: str) -> str:
+    """The same for all local paths to a file."""
+    return path if is_remote(path) else os.path.realpath(path)

@@ -63,7 +63,7 @@ class Ledger:
         return joined(self._target, _FOLDER, "work")
 
     def parts(self, key: str) -> str:
-        """Folder for the finished parts of a film."""
+        """Folder for the finished parts of a film, which are in folders of their plans there."""
         return joined(self._target, _FOLDER, "parts", key)
 
     @contextmanager
@@ -102,6 +102,18 @@ class Ledger:
             if record is not None and all(is_there(name, *facts) for name, facts in record.files.items())
         }
 
+    def record(self, name: str) -> Record | None:
+        """Of this one output, which is all there as it was written."""
+        content = self._storage.read(self._record_path(name))
+        record = _read_record(content) if content else None
+        if record is None:
+            return None
+        written = [Stored(self.output(file), *facts) for file, facts in record.files.items()]
+        return record if all(self._storage.stat(stored.path) == stored for stored in written) else None
+
+    def _record_path(self, name: str) -> str:
+        return joined(self._target, _FOLDER, "done", f"{name}.json")
+
     def _all(self) -> list[Stored]:
         """Everything in the output folder, which need not be there yet."""
         return self._storage.files(self._target) if self._storage.is_folder(self._target) else []
@@ -109,7 +121,7 @@ class Ledger:
     def add(self, record: Record) -> None:
         """Note that an output is complete."""
         content = json.dumps(asdict(record), ensure_ascii=False, indent=1)
-        self._storage.write(joined(self._target, _FOLDER, "done", f"{record.output}.json"), content.encode())
+        self._storage.write(self._record_path(record.output), content.encode())
 
     def foreign(self, films: Iterable[Film], records: bool) -> list[str]:
         """Names of outputs that exist already and that no batch here has ever begun."""
@@ -138,14 +150,14 @@ class Ledger:
             ) from error
 
     def finished_parts(self, key: str) -> set[str]:
-        """Names of the parts of a film that are complete."""
+        """Files of the parts of a film that are complete, as `Plan.file_name` names them; of other plans, too."""
         folder = self.parts(key)
         if not self._storage.is_folder(folder):
             return set()
-        return {stored.path.rpartition("/")[2] for stored in self._storage.files(folder)}
+        return {stored.path.removeprefix(folder + "/") for stored in self._storage.files(folder)}
 
     def forget_parts(self, but: Iterable[str]) -> None:
-        """Remove the parts of all films but those with these keys: what they belong to has changed or is gone."""
+        """Remove the parts of all films but those with these keys: what they belong to has changed, or is done."""
         folder = joined(self._target, _FOLDER, "parts")
         if not self._storage.is_folder(folder):
             return

@@ -21,7 +21,7 @@ from bmf_trt_seg.media import VideoInfo, main_video
 from bmf_trt_seg.metrics import StreamMetrics
 from bmf_trt_seg.transcode import VideoJob, draw_video
 
-__all__ = ["CutPart", "cut_out", "join_parts", "join_records", "segment_part"]
+__all__ = ["CutPart", "check_joined", "cut_out", "join_parts", "join_records", "segment_part"]
 
 _FORMATS = {"mov": ".mov", "matroska": ".mkv", "mpegts": ".ts"}
 _SAME_INSTANT = Fraction(3, 2_000_000)  # BMF's encoder rounds time bases finer than a microsecond to one
@@ -169,12 +169,18 @@ def _check(encoded: Path, part: Part, cut: CutPart, time_base: Fraction) -> None
         seconds = [pts * (stream.time_base or time_base) for pts in sorted(_pts(pictures, stream))]
     if len(seconds) != len(part.kept_pts):
         raise NotCut(f"part {part.number} came out with {len(seconds)} frames in the place of {len(part.kept_pts)}")
-    wrong = any(
-        abs(have - (pts - cut.offset) * time_base) > _SAME_INSTANT
-        for have, pts in zip(seconds, part.kept_pts, strict=True)
-    )
-    if wrong:
+    if _differ(seconds, [(pts - cut.offset) * time_base for pts in part.kept_pts], _SAME_INSTANT):
         raise NotCut(f"frames of part {part.number} came out at other times")
+
+
+def _differ(seconds: Sequence[Fraction], planned: Sequence[Fraction], most: Fraction) -> bool:
+    """Whether as many times are further apart."""
+    return any(abs(have - wanted) > most for have, wanted in zip(seconds, planned, strict=True))
+
+
+def _since_first(pts: Sequence[int], time_base: Fraction) -> list[Fraction]:
+    """Seconds from the first of these times, which are in order."""
+    return [(other - pts[0]) * time_base for other in pts]
 
 
 def _adjust_records(path: Path, part: Part, cut: CutPart, time_base: Fraction) -> None:
@@ -198,31 +204,58 @@ def _adjust_records(path: Path, part: Part, cut: CutPart, time_base: Fraction) -
 def join_parts(plan: Plan, encoded: Sequence[Path], target: Path) -> None:
     """Write the pictures of all parts, in order and at the times of the film, to `target`, a NUT file.
 
-    That container keeps times of any unit exactly. Raises NotCut if encoders of the parts differed.
+    That container keeps times of any unit exactly. Raises NotCut if a part cannot be read or is not that of the plan,
+    or if encoders of the parts differed.
     """
-    pieces = []
-    for part, path in zip(plan.parts, encoded, strict=True):
-        with av.open(str(path)) as pictures:
-            order = _pts(pictures, pictures.streams.video[0])
-        at = dict(zip(sorted(order), part.kept_pts, strict=True))
-        pieces.append([at[pts] for pts in order])
+    pieces = [_planned_pts(plan, part, path) for part, path in zip(plan.parts, encoded, strict=True)]
     every = [pts for piece in pieces for pts in piece]
     decoding = iter(_decoding_times(every))
-    with av.open(str(encoded[0])) as first, av.open(str(target), "w", format="nut") as out:
-        template = first.streams.video[0]
-        video = out.add_stream_from_template(template)
-        video.time_base = plan.time_base
-        head = _head(template)
-        for piece, path in zip(pieces, encoded, strict=True):
-            with av.open(str(path)) as pictures:
-                stream = pictures.streams.video[0]
-                if _head(stream) != head:
-                    raise NotCut("encoders of its parts were set up in different ways")
-                packets = (packet for packet in pictures.demux(stream) if packet.size)
-                for packet, pts in zip(packets, piece, strict=True):
-                    packet.stream, packet.time_base = video, plan.time_base
-                    packet.pts, packet.dts, packet.duration = pts, next(decoding), 0
-                    out.mux(packet)
+    try:
+        with av.open(str(encoded[0])) as first, av.open(str(target), "w", format="nut") as out:
+            template = first.streams.video[0]
+            video = out.add_stream_from_template(template)
+            video.time_base = plan.time_base
+            head = _head(template)
+            for piece, path in zip(pieces, encoded, strict=True):
+                with av.open(str(path)) as pictures:
+                    stream = pictures.streams.video[0]
+                    if _head(stream) != head:
+                        raise NotCut("encoders of its parts were set up in different ways")
+                    packets = (packet for packet in pictures.demux(stream) if packet.size)
+                    for packet, pts in zip(packets, piece, strict=True):
+                        packet.stream, packet.time_base = video, plan.time_base
+                        packet.pts, packet.dts, packet.duration = pts, next(decoding), 0
+                        out.mux(packet)
+    except (ValueError, FileNotFoundError) as error:  # the first is also what a muxer says of packets that it refuses
+        raise NotCut(f"its parts cannot be joined: {error}") from error
+
+
+def _planned_pts(plan: Plan, part: Part, path: Path) -> list[int]:
+    """Times in the film of the packets of an encoded part, in the order of decoding."""
+    try:
+        with av.open(str(path)) as pictures:
+            stream = pictures.streams.video[0]
+            order, time_base = _pts(pictures, stream), stream.time_base or plan.time_base
+    except (av.error.FFmpegError, IndexError) as error:
+        raise NotCut(f"part {part.number} cannot be read: {error}") from error
+    shown = sorted(order)
+    have, planned = _since_first(shown, time_base), _since_first(part.kept_pts, plan.time_base)
+    if len(have) != len(planned) or _differ(have, planned, 2 * _SAME_INSTANT):
+        raise NotCut(f"part {part.number} holds other frames than planned")
+    at = dict(zip(shown, part.kept_pts, strict=True))
+    return [at[pts] for pts in order]
+
+
+def check_joined(plan: Plan, path: Path) -> None:
+    """Raise NotCut if a finished film has not exactly the frames of the plan, from the first one on at its times."""
+    with av.open(str(path)) as film:
+        stream = film.streams.video[0]
+        time_base = stream.time_base or plan.time_base
+        have = _since_first(sorted(_pts(film, stream)), time_base)
+    planned = _since_first([pts for part in plan.parts for pts in part.kept_pts], plan.time_base)
+    is_exact = (plan.time_base / time_base).denominator == 1  # else its container has rounded
+    if len(have) != len(planned) or _differ(have, planned, Fraction(0) if is_exact else time_base):
+        raise NotCut("joined, its parts have not the frames and times of the film")
 
 
 def _head(stream: Any) -> tuple[Any, ...]:

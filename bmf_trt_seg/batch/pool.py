@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bmf_trt_seg.batch.cluster import Need, imported_ray, machines
 from bmf_trt_seg.batch.settings import Settings
-from bmf_trt_seg.batch.tasks import Answer, Failed, Progress, Task
+from bmf_trt_seg.batch.tasks import Answer, Done, Failed, PartDone, Progress, Task
 from bmf_trt_seg.errors import GraphError, SegError
 
 __all__ = ["Lost", "Pool", "WorkerView"]
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0  # how often the cluster is asked what it has
 _ASK_SECONDS, _MORE_SECONDS = 0.2, 0.002  # between two questions to all workers, and for each of them
 _FAILED_STARTS = 3  # in a row, after which something is thought to be wrong for good
+_FAILED_TASKS = 2  # in a row, after which a worker is started anew: by default, a task's last attempt comes after it
 _FROZEN_SECONDS = 600.0  # without a frame or a sign of life, until a worker is taken for frozen
 
 
@@ -91,6 +93,10 @@ class _Slot:
     asked: Any = None
     """For its progress."""
     news_at: float = field(default_factory=time.monotonic)
+    failed: set[str] = field(default_factory=set)
+    """Labels of tasks that failed here, or with the worker in whose place this one is."""
+    failed_in_row: int = 0
+    """Tasks that could pass elsewhere, since the last that was segmented here."""
 
 
 class Pool:
@@ -104,29 +110,62 @@ class Pool:
         self._class = ray.remote(num_gpus=need.gpus, num_cpus=need.cpus, max_concurrency=2, max_restarts=0)(_Actor)
         self._slots: list[_Slot] = []
         self._failed_starts = 0
+        self._futile_renewals = 0  # of workers, since any has segmented something
         self._capacity = 0
         self._looked_at = self._asked_at = -_LOOK_SECONDS
         self.started = 0
         """Workers that were ready once."""
 
     def adjust(self, open_tasks: int) -> None:
-        """Start workers while there is room and work for more."""
+        """Start workers while there is room and work for more, and in the place of those that only fail."""
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             self._capacity = sum(machine.holds(self._need) for machine in machines())
+        self._renew_failing()
         wanted = min(self._capacity, open_tasks, self._most or open_tasks)
         while len(self._slots) < wanted:
-            actor = self._class.remote(self._settings)
-            self._slots.append(_Slot(actor, actor.hello.remote()))
+            self._start(set())
+
+    def _start(self, failed: set[str]) -> None:
+        actor = self._class.remote(self._settings)
+        self._slots.append(_Slot(actor, actor.hello.remote(), failed=failed))
+
+    def _renew_failing(self) -> None:
+        """End workers that may be broken, as by a GPU that was lost: failing at once, they would take all tasks.
+
+        Each of them once, on average, until one of all workers has segmented something: else it is not the workers.
+        """
+        failing = [slot for slot in self._slots if slot.state == "idle" and slot.failed_in_row >= _FAILED_TASKS]
+        renewed = failing[: max(0, len(self._slots) - self._futile_renewals)]
+        self._futile_renewals += len(renewed)
+        for slot in renewed:
+            _log.warning(
+                "the worker on %s (process %d) has failed %d times in a row, and is started anew",
+                slot.node, slot.pid, slot.failed_in_row,
+            )  # fmt: skip
+        self._end(renewed)
+        for slot in renewed:
+            self._start(slot.failed)
 
     def idle(self) -> int:
         """How many workers wait for a task."""
         return sum(slot.state == "idle" for slot in self._slots)
 
+    def takes(self, task: Task) -> bool:
+        """Whether a worker waits that may be given this task."""
+        return self._slot_for(task) is not None
+
+    def _slot_for(self, task: Task) -> _Slot | None:
+        """An idle worker that has not failed this task. If all that are ready have, any of those that are idle."""
+        ready = [slot for slot in self._slots if slot.state != "starting"]
+        others = [slot for slot in ready if task.label not in slot.failed] or ready
+        return next((slot for slot in others if slot.state == "idle"), None)
+
     def give(self, task: Task) -> None:
-        """Have an idle worker do a task."""
-        slot = next(slot for slot in self._slots if slot.state == "idle")
+        """Have an idle worker that `takes` a task do it."""
+        slot = self._slot_for(task)
+        assert slot is not None
         slot.state, slot.task, slot.progress, slot.asked = "busy", task, Progress(), None
         slot.since = slot.news_at = time.monotonic()
         slot.pending = slot.actor.run.remote(task)
@@ -153,22 +192,26 @@ class Pool:
             answer = self._ray.get(slot.pending)
         except self._ray.exceptions.RayTaskError as error:  # a bug of ours, or what no one thought of
             cause = f"{type(error.cause).__name__}: {error.cause}"
+            failure = Failed(" ".join(cause.split()), may_pass=True)
+            self._count(slot, failure)
             slot.state, slot.task = "idle", None
-            return Failed(" ".join(cause.split()), may_pass=True)
+            return failure
         except self._ray.exceptions.RayError as error:
             self._remove(slot)
             if slot.state == "starting":
                 self._failed_to_start(error)
             return Lost(f"its worker on {slot.node} is gone ({_first_line(error)})")
-        was_starting, slot.task = slot.state == "starting", None
-        slot.state = "idle"
-        if not was_starting:
+        if slot.state == "busy":
+            self._count(slot, answer)
+            slot.state, slot.task = "idle", None
             return answer
+        slot.state = "idle"
         slot.node, slot.pid, problem = answer
         if problem is not None:
             self._remove(slot)
             kind, text = problem
-            if not self.started:
+            self._failed_starts += 1
+            if not self.started or (self._failed_starts >= _FAILED_STARTS and not self._slots):
                 raise kind(text)
             _log.warning("no worker on %s: %s", slot.node, text)
             self._most = max(1, len(self._slots))  # it would be tried there again and again
@@ -176,6 +219,15 @@ class Pool:
         self._failed_starts = 0
         self.started += 1
         return None
+
+    def _count(self, slot: _Slot, answer: Answer) -> None:
+        """Note what tells of a worker, not of a film; what does not need the network tells nothing."""
+        assert slot.task is not None
+        if isinstance(answer, Failed) and answer.may_pass:
+            slot.failed.add(slot.task.label)
+            slot.failed_in_row += 1
+        elif isinstance(answer, PartDone) or (isinstance(answer, Done) and slot.task.plan is None):
+            slot.failed_in_row = self._futile_renewals = 0
 
     def _failed_to_start(self, error: Exception) -> None:
         """A worker's process ended before it was ready; the machine may have gone, or ours is not installed there."""
@@ -230,11 +282,15 @@ class Pool:
         return sum(slot.state != "starting" for slot in self._slots)
 
     def close(self) -> None:
-        """End all workers: idle ones in good order, the others at once."""
-        closing = [slot.actor.close.remote() for slot in self._slots if slot.state == "idle"]
+        """End all workers."""
+        self._end(list(self._slots))
+
+    def _end(self, slots: Sequence[_Slot]) -> None:
+        """End workers: idle ones in good order, the others at once."""
+        closing = [slot.actor.close.remote() for slot in slots if slot.state == "idle"]
         if closing:
             self._ray.wait(closing, num_returns=len(closing), timeout=5.0)
-        for slot in list(self._slots):
+        for slot in slots:
             self._remove(slot)
 
 

@@ -39,7 +39,10 @@ class Schedule:
     def __init__(
         self, films: Sequence[Film], retries: int, finished_parts: Callable[[Film], set[str]], may_cut: bool
     ) -> None:
-        """retries: how often a task is tried again after a failure. finished_parts: files of parts that are done."""
+        """retries: how often a task is tried again after a failure.
+
+        finished_parts: files of parts that are done, as `Plan.file_name` names them.
+        """
         ordered = sorted(films, key=lambda film: -film.source.size_bytes)
         self.films = {film.name: FilmState(film) for film in ordered}
         self._retries = retries
@@ -58,11 +61,13 @@ class Schedule:
     def is_over(self) -> bool:
         return not self.open_tasks
 
-    def next(self) -> Task | None:
-        """A task for a worker that has none."""
-        if not self._queue:
+    def next(self, takes: Callable[[Task], bool] = lambda _: True) -> Task | None:
+        """A task for a worker that has none: the first that one of them `takes`."""
+        place = next((place for place, task in enumerate(self._queue) if takes(task)), None)
+        if place is None:
             return None
-        task = self._queue.popleft()
+        task = self._queue[place]
+        del self._queue[place]
         self._running += 1
         self.films[task.film.name].state = "running"
         return task
@@ -95,7 +100,7 @@ class Schedule:
     def _cut(self, state: FilmState, plan: Plan) -> None:
         state.plan = plan
         there = self._finished_parts(state.film)
-        parts = [part for part in plan.parts if f"{part.name}.mp4" not in there]
+        parts = [part for part in plan.parts if plan.file_name(part, ".mp4") not in there]
         state.open_parts = {part.number for part in parts}
         self._queue.extendleft(Task(state.film, plan, part) for part in reversed(parts))
         self._join_if_ready(state)

@@ -6,16 +6,17 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from bmf_trt_seg import metrics
 from bmf_trt_seg.backends import Backend
 from bmf_trt_seg.batch.cuts import NotCut, Part, Plan, is_long, plan_film
 from bmf_trt_seg.batch.inputs import Film
 from bmf_trt_seg.batch.ledger import Ledger, Record
-from bmf_trt_seg.batch.parts import cut_out, join_parts, join_records, segment_part
+from bmf_trt_seg.batch.parts import check_joined, cut_out, join_parts, join_records, segment_part
 from bmf_trt_seg.batch.settings import Settings, model_digest
 from bmf_trt_seg.batch.storage import Stored, is_remote, joined, storage_of
 from bmf_trt_seg.batch.tasks import Answer, Done, Failed, NotToCut, PartDone, Phase, Planned, Progress, Task
@@ -112,22 +113,24 @@ class Worker:
             return Failed(_named(str(error), names), may_pass=False)
         else:
             remark = ""
-        target = self._work.path / f"made{Path(film.name).suffix}"
-        records = self._work.path / "made.jsonl" if settings.records else None
+        made = self._folder("made")
+        target = made / f"made{Path(film.name).suffix}"
+        records = made / "made.jsonl" if settings.records else None
         names += [(target, self._ledger.output(film.name))]
         job = self._job(source, target, records)
         try:
             finished = segment_video(job, verbose=settings.verbose, watch=self._watch)
         except (EngineError, GraphError, StreamError) as error:
             raise type(error)(_named(str(error), names)) from error
-        return self._publish(film, target, records, finished, 1, began, remark)
+        return Done(self._publish(film, target, records, finished, 1, began, remark))
 
     def _part(self, film: Film, plan: Plan, part: Part) -> Answer:
         self._at("reading")
         with storage_of(film.source.path).opened(film.source.path) as file:
-            cut = cut_out(file, part, self._work.path)
-        target = self._work.path / "drawn.mp4"
-        records = self._work.path / "drawn.jsonl" if self._settings.records else None
+            cut = cut_out(file, part, self._folder("source"))
+        made = self._folder("made")
+        target = made / "drawn.mp4"
+        records = made / "drawn.jsonl" if self._settings.records else None
         frames = part.first_kept - part.first_frame + len(part.kept_pts)
         segment_part(
             self._job(cut.path, target, records),
@@ -140,34 +143,51 @@ class Worker:
         self._at("finishing")
         folder = self._ledger.parts(self._settings.key(film))
         if records is not None:
-            self._outputs.publish(records, joined(folder, f"{part.name}.jsonl"))
-        self._outputs.publish(target, joined(folder, f"{part.name}.mp4"))  # last: it tells that all is there
+            self._outputs.publish(records, joined(folder, plan.file_name(part, ".jsonl")))
+        self._outputs.publish(target, joined(folder, plan.file_name(part, ".mp4")))  # last: it tells that all is there
         return PartDone()
 
     def _join(self, film: Film, plan: Plan, began: float) -> Answer:
         self._at("finishing")
+        key = self._settings.key(film)
+        record = self._ledger.record(film.name)
+        if record is None or record.key != key:  # else a worker died when all was done but its answer
+            record = self._joined(film, plan, self._ledger.parts(key), began)
+        with suppress(StreamError):  # the film is done; what stays of its parts goes at the end of the batch
+            self._outputs.remove(self._ledger.parts(key))
+        return Done(record)
+
+    def _joined(self, film: Film, plan: Plan, folder: str, began: float) -> Record:
         source = self._fetched(film)
-        folder = self._ledger.parts(self._settings.key(film))
-        encoded = [self._outputs.fetch(joined(folder, f"{part.name}.mp4"), self._work.path) for part in plan.parts]
-        pictures = self._work.path / "joined.nut"
-        target = self._work.path / f"made{Path(film.name).suffix}"
+        encoded = self._fetched_parts(plan, folder, ".mp4")
+        made = self._folder("made")
+        pictures = made / "joined.nut"
+        target = made / f"made{Path(film.name).suffix}"
         records = None
         if self._settings.records:
-            records = self._work.path / "made.jsonl"
-            pieces = [self._outputs.fetch(joined(folder, f"{part.name}.jsonl"), self._work.path) for part in plan.parts]
-            join_records(pieces, records)
+            records = made / "made.jsonl"
+            join_records(self._fetched_parts(plan, folder, ".jsonl"), records)
         join_parts(plan, encoded, pictures)
         finished = finish_video(pictures, source, target)
-        if finished.frames != sum(len(part.kept_pts) for part in plan.parts):
-            raise NotCut("frames were lost while its parts were joined")
-        answer = self._publish(film, target, records, finished, len(plan.parts), began, "")
-        self._outputs.remove(folder)
-        return answer
+        check_joined(plan, target)
+        return self._publish(film, target, records, finished, len(plan.parts), began, "")
 
     # ---------------------------------------------------------------------------------------------- their parts
 
     def _fetched(self, film: Film) -> Path:
-        return storage_of(film.source.path).fetch(film.source.path, self._work.path)
+        return storage_of(film.source.path).fetch(film.source.path, self._folder("source"))
+
+    def _fetched_parts(self, plan: Plan, folder: str, suffix: str) -> list[Path]:
+        paths = [joined(folder, plan.file_name(part, suffix)) for part in plan.parts]
+        if not all(map(self._outputs.stat, paths)):
+            raise NotCut("some of its parts are gone")
+        return [self._outputs.fetch(path, self._folder("parts")) for path in paths]
+
+    def _folder(self, name: Literal["source", "parts", "made"]) -> Path:
+        """A folder of the work folder: sources may have any name, that of a part or of what is made, too."""
+        folder = self._work.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _job(self, source: Path, target: Path, records: Path | None) -> VideoJob:
         settings = self._settings
@@ -188,7 +208,7 @@ class Worker:
 
     def _publish(
         self, film: Film, target: Path, records: Path | None, finished: Finished, parts: int, began: float, remark: str
-    ) -> Done:
+    ) -> Record:
         """Give complete files their names, and note it."""
         self._at("finishing")
         files: dict[str, Stored] = {}
@@ -207,7 +227,7 @@ class Worker:
             remarks=[text for text in (remark, *self._warnings.lines, *_remarks(finished)) if text],
         )
         self._ledger.add(record)
-        return Done(record)
+        return record
 
 
 def _named(text: str, names: Sequence[tuple[Path, str]]) -> str:

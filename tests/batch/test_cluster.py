@@ -208,6 +208,17 @@ def test_a_worker_that_freezes_is_replaced(cluster, inputs, bright, tmp_path, mo
     assert not psutil.pid_exists(frozen[0].pid)
 
 
+def test_workers_that_only_fail_are_started_anew_once_each(cluster, inputs, tmp_path, caplog):
+    model = clips.failing_model(tmp_path / "failing.onnx")
+    report = run(batch_of(inputs, batch_settings(tmp_path / "out", model)), cluster)
+    assert len(report.failed) == FILMS
+    renewed = [record.args[1] for record in caplog.records if "started anew" in record.getMessage()]
+    assert len(renewed) == 2
+    assert report.as_dict()["workers"] > 2
+    assert not any(psutil.pid_exists(pid) for pid in renewed)
+    assert not list((tmp_path / "out" / ".batch" / "work").iterdir())
+
+
 def test_what_is_wrong_with_the_network_ends_the_run_at_once(cluster, inputs, bright, tmp_path):
     with pytest.raises(ConfigError, match="option 'classes': the model has no class 'dog'"):
         run(batch_of(inputs, batch_settings(tmp_path / "out", bright, classes=["dog"])), cluster)
@@ -221,7 +232,7 @@ def test_the_driver_is_killed_and_started_again(cluster, inputs, bright, tmp_pat
         "--preset", "ultrafast", "--cpus-per-worker", "1", "--decoder", "ffmpeg", "--address", cluster.address,
     ]  # fmt: skip
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    _wait(lambda: list(out.glob(".batch/done/*.json")) and list(out.glob(".batch/work/*/.made*")), first)
+    _wait(lambda: list(out.glob(".batch/done/*.json")) and list(out.glob(".batch/work/*/made/.made*")), first)
     first.kill()
     first.communicate()
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.mp4")}

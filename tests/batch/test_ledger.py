@@ -113,9 +113,29 @@ def test_one_batch_at_a_time(settings):
 def test_parts_of_films_that_changed_are_removed(settings, tmp_path):
     ledger = Ledger(settings.target)
     for key in ("old", "new"):
-        part = tmp_path / "out" / ".batch" / "parts" / key / "00000.mp4"
-        part.parent.mkdir(parents=True)
-        part.touch()
+        for plan in ("one", "other"):
+            part = tmp_path / "out" / ".batch" / "parts" / key / plan / "00000.mp4"
+            part.parent.mkdir(parents=True)
+            part.touch()
     ledger.forget_parts(but=["new"])
     assert ledger.finished_parts("old") == set()
-    assert ledger.finished_parts("new") == {"00000.mp4"}
+    assert ledger.finished_parts("new") == {"one/00000.mp4", "other/00000.mp4"}
+
+
+def test_parts_of_films_that_are_done_are_removed(films, settings, tmp_path):
+    """As those of a worker that died when all was done but that."""
+    part = tmp_path / "out" / ".batch" / "parts" / settings.key(films[0]) / "plan" / "00000.mp4"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    batch = Batch(films, settings)
+    batch.check(overwrite=False)
+    batch.nothing_to_do()
+    assert not part.exists()
+
+
+def test_a_record_counts_if_all_that_it_tells_of_is_there(films, settings, tmp_path):
+    ledger = Ledger(settings.target)
+    assert ledger.record("a.mp4").key == settings.key(films[0])
+    assert ledger.record("c.mp4") is None
+    (tmp_path / "out" / "a.mp4.jsonl").write_text("{}\n")
+    assert ledger.record("a.mp4") is None

@@ -11,7 +11,7 @@ from batch_runs import batch_settings, do_all, films_in, frame_numbers
 
 from bmf_trt_seg.batch.driver import Batch
 from bmf_trt_seg.batch.storage import storage_of
-from bmf_trt_seg.errors import BackendUnavailable, StreamError
+from bmf_trt_seg.errors import BackendUnavailable, ConfigError, StreamError
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -75,6 +75,26 @@ def test_films_of_a_bucket_are_done_once_and_cut_as_local_ones(s3, tmp_path, bri
     again = Batch(films_in("s3://films/day/*.mkv", settings), settings)
     again.check(overwrite=True)
     assert [film.name for film in again.open] == ["short.mkv"]
+
+
+@pytest.mark.parametrize(("name", "cut_seconds"), [("00000.mp4", 0.9), ("00001.mp4", 0.9), ("made.mp4", 0.0)])
+def test_a_film_may_have_the_name_of_a_part_or_of_what_is_made(s3, tmp_path, bright, name, cut_seconds):
+    clips.write_clip(tmp_path / name, frames=60, audio=("aac",), options=(("g", "12"), ("sc_threshold", "0")))
+    s3.put_file(str(tmp_path / name), f"films/{name}")
+    settings = batch_settings("s3://made/out", bright, cut_seconds=cut_seconds)
+    (state,) = do_all(films_in(f"s3://films/{name}", settings), settings).values()
+    assert state.state == "done", state.message
+    assert (state.record.parts > 1, state.record.damage) == (cut_seconds > 0, "")
+    s3.get_file(f"made/out/{name}", str(tmp_path / "got.mp4"))
+    assert frame_numbers(tmp_path / "got.mp4") == list(range(60))
+    assert clips.packets_of(tmp_path / "got.mp4", "audio") == clips.packets_of(tmp_path / name, "audio")
+
+
+def test_an_object_that_is_an_input_is_never_an_output(s3, tmp_path, bright):
+    s3.pipe_file("films/day/a.mp4", b"precious")
+    settings = batch_settings("s3://films/day", bright)
+    with pytest.raises(ConfigError, match=r"^'s3://films/day/a\.mp4' is an input, and would be written; choose"):
+        Batch(films_in("s3://films/day/a.mp4", settings), settings).check(overwrite=True)
 
 
 def test_what_the_store_refuses_is_told_in_one_line(s3, tmp_path):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import clips
 import jobs
 import pytest
-from batch_runs import batch_settings, do_all, films_in
+from batch_runs import batch_settings, do_all, films_in, frame_numbers
 
 from bmf_trt_seg.batch.cuts import NotCut, plan_film
-from bmf_trt_seg.batch.parts import cut_out, segment_part
+from bmf_trt_seg.batch.ledger import Ledger
+from bmf_trt_seg.batch.parts import check_joined, cut_out, join_parts, segment_part
+from bmf_trt_seg.batch.tasks import Done, NotToCut, PartDone, Task
+from bmf_trt_seg.batch.worker import Worker
 from bmf_trt_seg.media import probe_video
 from bmf_trt_seg.options import SegmentOptions
 from bmf_trt_seg.transcode import VideoJob, segment_video
@@ -117,3 +121,91 @@ def test_a_film_whose_parts_do_not_fit_is_done_again_in_one_piece(tmp_path, brig
     monkeypatch.setattr("bmf_trt_seg.batch.worker.join_parts", refuse)
     (state,) = do_all(films_in(tmp_path / "in", settings), settings).values()
     assert (state.state, state.record.parts, state.record.frames) == ("done", 1, 60)
+
+
+@pytest.fixture
+def cut_film(tmp_path, bright):
+    """A film, how it is cut, and a worker that has done its parts."""
+    clips.write_clip(tmp_path / "in" / "film.mp4", frames=60, audio=("aac",), options=GROUPS)
+    settings = batch_settings(tmp_path / "out", bright, cut_seconds=0.9)
+    (film,) = films_in(tmp_path / "in", settings)
+    plan = plan_film(Path(film.source.path), settings.options, settings.cut_seconds)
+    worker = Worker(settings)
+    for part in plan.parts:
+        assert worker.run(Task(film, plan, part)) == PartDone()
+    yield settings, film, plan, worker
+    worker.close()
+
+
+def test_parts_of_other_cuts_are_not_joined(tmp_path, cut_film):
+    """As a run finds them that is taken up with other --cut-minutes."""
+    settings, film, plan, _ = cut_film
+    settings = replace(settings, cut_seconds=0.7)
+    other = plan_film(Path(film.source.path), settings.options, settings.cut_seconds)
+    assert len({part.name for part in plan.parts} & {part.name for part in other.parts}) > 1
+    (state,) = do_all([film], settings).values()
+    assert (state.state, state.record.parts, state.record.frames) == ("done", len(other.parts), 60)
+    assert frame_numbers(tmp_path / "out" / "film.mp4") == list(range(60))
+    assert Ledger(settings.target).finished_parts(settings.key(film)) == set()
+
+
+def encoded_parts(settings, film, plan):
+    folder = Path(Ledger(settings.target).parts(settings.key(film)))
+    return [folder / plan.file_name(part, ".mp4") for part in plan.parts]
+
+
+def test_files_that_are_not_the_parts_of_the_plan_are_refused(tmp_path, cut_film):
+    settings, film, plan, _ = cut_film
+    first, _, *more = encoded_parts(settings, film, plan)
+    count = len(plan.parts[1].kept_pts)
+    slower = clips.write_clip(tmp_path / "slower.mp4", frames=count, rate=Fraction(24))
+    for wrong in (clips.write_clip(tmp_path / "longer.mp4", frames=count + 1), slower):
+        with pytest.raises(NotCut, match="part 1 holds other frames than planned"):
+            join_parts(plan, [first, wrong, *more], tmp_path / "joined.nut")
+    for wrong in (tmp_path / "gone.mp4", clips.text_file(tmp_path / "text.mp4")):
+        with pytest.raises(NotCut, match="part 1 cannot be read"):
+            join_parts(plan, [first, wrong, *more], tmp_path / "joined.nut")
+
+
+@pytest.mark.parametrize("recipe", [{"frames": 59}, {"rate": Fraction(24)}])
+def test_a_joined_film_has_the_frames_and_times_of_the_plan(tmp_path, cut_film, recipe):
+    *_, plan, _ = cut_film
+    check_joined(plan, tmp_path / "in" / "film.mp4")
+    other = clips.write_clip(tmp_path / "other.mp4", **{"frames": 60, **recipe})
+    with pytest.raises(NotCut, match="joined, its parts have not the frames and times of the film"):
+        check_joined(plan, other)
+
+
+def test_a_film_whose_joined_parts_are_not_it_is_done_again_in_one_piece(tmp_path, cut_film, monkeypatch):
+    _, film, plan, worker = cut_film
+
+    def shifted(plan, encoded, target):
+        last = plan.parts[-1]
+        late = replace(last, kept_pts=last.kept_pts[:-1] + type(last.kept_pts)("q", [last.kept_pts[-1] + 1]))
+        join_as_planned(replace(plan, parts=(*plan.parts[:-1], late)), encoded, target)
+
+    join_as_planned = join_parts
+    monkeypatch.setattr("bmf_trt_seg.batch.parts._SAME_INSTANT", Fraction(1))
+    monkeypatch.setattr("bmf_trt_seg.batch.worker.join_parts", shifted)
+    assert worker.run(Task(film, plan)) == NotToCut("joined, its parts have not the frames and times of the film")
+    assert not (tmp_path / "out" / "film.mp4").exists()
+
+
+def test_a_film_is_not_joined_twice(tmp_path, cut_film):
+    """A worker may die when all is done but its answer."""
+    settings, film, plan, worker = cut_film
+    answer = worker.run(Task(film, plan))
+    assert isinstance(answer, Done)
+    written = (tmp_path / "out" / "film.mp4").stat().st_mtime_ns
+    again = worker.run(Task(film, plan))
+    assert isinstance(again, Done)
+    assert (again.record.key, again.record.frames) == (answer.record.key, 60)
+    assert (tmp_path / "out" / "film.mp4").stat().st_mtime_ns == written
+    assert not encoded_parts(settings, film, plan)[0].parents[1].exists()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".jsonl"])
+def test_a_film_whose_parts_are_gone_is_done_again_in_one_piece(cut_film, suffix):
+    settings, film, plan, worker = cut_film
+    encoded_parts(settings, film, plan)[1].with_suffix(suffix).unlink()
+    assert worker.run(Task(film, plan)) == NotToCut("some of its parts are gone")

@@ -84,11 +84,27 @@ def test_parts_go_before_other_films_and_are_joined_when_all_are_done():
 
 
 def test_parts_that_are_there_are_not_done_again():
-    queue = schedule(film("long"), there=("00000.mp4", "00000.jsonl", "00002.mp4", "00001.jsonl"))
-    queue.answered(queue.next(), Planned(plan(3)))
+    cut = plan(3)
+    there = [cut.file_name(cut.parts[number], kind) for number, kind in ((0, ".mp4"), (2, ".mp4"), (1, ".jsonl"))]
+    queue = schedule(film("long"), there=there)
+    queue.answered(queue.next(), Planned(cut))
     (task,) = [queue.next()]
     assert task.label == "long (2/3)"
     assert queue.next() is None
+
+
+def test_parts_of_another_plan_are_not_taken_for_those_of_this_one():
+    other = plan(4)
+    queue = schedule(film("long"), there=[other.file_name(part, ".mp4") for part in other.parts])
+    queue.answered(queue.next(), Planned(plan(3)))
+    assert [queue.next().label for _ in range(3)] == ["long (1/3)", "long (2/3)", "long (3/3)"]
+
+
+def test_a_worker_gets_the_first_task_that_it_takes():
+    queue = schedule(film("a", 3), film("b", 2), film("c", 1))
+    assert queue.next(lambda task: task.label != "a").label == "b"
+    assert queue.next(lambda task: task.label == "b") is None
+    assert [queue.next().label, queue.next().label] == ["a", "c"]
 
 
 def test_one_part_that_fails_for_good_ends_its_film_and_no_other():
