@@ -345,7 +345,7 @@ def test_a_wrong_password_is_told_without_the_password(camera: Camera, caplog: p
 
 
 _PROGRAM = """
-import json, sys
+import json, os, sys
 sys.path.append(sys.argv[2])
 import live_sink
 from bmf_trt_seg.errors import SegError
@@ -354,7 +354,8 @@ live_sink.collected["failing"] = live_sink.Collected()
 try:
     run_graph(json.loads(sys.argv[1]))
 except SegError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)  # as the command line does: FFmpeg, still reading from the camera, would outlive the interpreter
 """
 
 
