@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bmf_trt_seg.errors import ConfigError, StreamError
@@ -13,6 +14,7 @@ __all__ = [
     "check_distinct",
     "check_folder",
     "check_writable",
+    "folder_made",
     "make_folder",
     "publish",
     "temporary_path",
@@ -65,6 +67,19 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StreamError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; what is still empty of them in the end goes again. Raises StreamError."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            for one in new:
+                one.rmdir()
 
 
 def check_folder(folder: Path) -> None:

@@ -649,7 +649,7 @@ def test_a_signal_ends_several_videos_and_not_just_the_first(long_clip: Path, tm
         running.kill()
     assert running.returncode == 1
     assert said.decode().count("stopped by SIGINT") == 1
-    assert left_in(tmp_path / "out") == set()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
@@ -743,3 +743,15 @@ def test_masks_of_a_longer_video_do_not_stay(
         == 0
     )
     assert left_in(tmp_path / "masks") == {f"{number:08d}.png" for number in range(30)} | {"mine.png"}
+
+
+def test_a_run_that_fails_leaves_no_empty_folders(cli: Callable[..., Ended], tmp_path: Path, plain_clip: Path) -> None:
+    other = tmp_path / "other.mp4"
+    other.write_bytes(plain_clip.read_bytes())
+    (tmp_path / "bad.png").write_text("no picture")
+    new = tmp_path / "new" / "deep"
+    assert cli("segment", plain_clip, other, "-o", new, "--json", tmp_path / "records.jsonl").code == 2
+    assert cli("images", "-i", tmp_path / "bad.png", "-o", new).code == 1
+    assert not new.parent.exists()
+    assert cli("segment", plain_clip, other, "-o", new).code == 0
+    assert len(list(new.iterdir())) == 2

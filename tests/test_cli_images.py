@@ -293,7 +293,7 @@ def test_nothing_but_broken_pictures(cli, tmp_path, folder, model):
     ended = cli("images", "-i", folder, "-o", tmp_path / "out", "-m", model, "-b", "4")
     assert ended.code == 1
     assert ended.err.endswith("1 of 1 picture left out: a.png\n")
-    assert names(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_that_cannot_be_written_are_told(cli, tmp_path, folder, model, monkeypatch):
@@ -527,4 +527,4 @@ def test_network_that_fails_on_the_way(cli, tmp_path):
     ended = cli("images", "-i", source, "-o", tmp_path / "out", "-m", model, "-q")
     assert ended.code == 1
     assert ended.err.startswith("bmf-trt-seg: ONNX Runtime failed on 'failing.onnx' with a batch of 1: ")
-    assert names(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()

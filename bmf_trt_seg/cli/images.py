@@ -22,7 +22,7 @@ from bmf_trt_seg.media import check_readable
 from bmf_trt_seg.models import catalog
 from bmf_trt_seg.networks import description
 from bmf_trt_seg.options import SegmentOptions, read_options
-from bmf_trt_seg.outputs import check_writable, make_folder
+from bmf_trt_seg.outputs import check_writable, folder_made
 from bmf_trt_seg.pictures import PICTURE_SUFFIXES
 from bmf_trt_seg.spec import ModelSpec
 
@@ -122,9 +122,9 @@ def command(
         values["input_shapes"] = _input_shapes(batch_size, size_hw, spec, model)
     options = read_options(values, "images")
     build_engine(options, quiet)
-    make_folder(folder)
-    check_writable(folder / "probe")
-    return _segment(found, options, quiet, verbose)
+    with folder_made(folder):
+        check_writable(folder / "probe")
+        return _segment(found, options, quiet, verbose)
 
 
 def _segment(found: _Found, options: SegmentOptions, quiet: bool, verbose: bool) -> int:

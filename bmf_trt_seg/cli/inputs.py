@@ -11,7 +11,6 @@ import click
 
 from bmf_trt_seg.errors import ConfigError, StreamError
 from bmf_trt_seg.media import check_readable
-from bmf_trt_seg.outputs import make_folder
 from bmf_trt_seg.pictures import PICTURE_SUFFIXES
 
 __all__ = ["Inputs", "collect"]
@@ -23,28 +22,29 @@ class Inputs:
 
     videos: list[tuple[Path, Path]]
     pictures: list[tuple[Path, Path]]
+    folder: Path | None
+    """Where all targets are to be, if that is a folder; it need not be there yet."""
 
 
 def collect(names: Sequence[str], target: Path, overwrite: bool) -> Inputs:
     """Resolve folders and patterns, and give every input its output.
 
-    One input is written to `target` itself, unless that is a folder; several go into the folder `target`, which is
-    made, under their own names. Raises StreamError for inputs that are not there, ConfigError for outputs that
-    would overwrite something.
+    One input is written to `target` itself, unless that is a folder; several go into the folder `target` under their
+    own names. Raises StreamError for inputs that are not there, ConfigError for outputs that would overwrite something.
     """
     sources = [path for name in names for path in _expanded(name)]
     if len(sources) == 1:  # of several, a bad one does not stop the rest
         check_readable(sources[0])
     named_folder = any(Path(name).is_dir() for name in names)
     into_folder = len(sources) > 1 or named_folder or target.is_dir()
-    if into_folder:
-        if target.exists() and not target.is_dir():
-            raise ConfigError(f"'{target}' is a file, but several inputs need a folder to go to")
-        make_folder(target)
+    if into_folder and target.exists() and not target.is_dir():
+        raise ConfigError(f"'{target}' is a file, but several inputs need a folder to go to")
     pairs = [(source, target / _output_name(source) if into_folder else target) for source in sources]
     _check_targets(pairs, overwrite)
     return Inputs(
-        [pair for pair in pairs if not _is_picture(pair[0])], [pair for pair in pairs if _is_picture(pair[0])]
+        [pair for pair in pairs if not _is_picture(pair[0])],
+        [pair for pair in pairs if _is_picture(pair[0])],
+        target if into_folder else None,
     )
 
 

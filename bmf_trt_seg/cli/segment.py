@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bmf_trt_seg.cli.progress import Progress
 from bmf_trt_seg.errors import ConfigError, SegError
 from bmf_trt_seg.graph import GraphStopped
 from bmf_trt_seg.options import SegmentOptions, read_options
+from bmf_trt_seg.outputs import folder_made
 from bmf_trt_seg.transcode import Encoding, VideoJob
 
 __all__ = ["command", "segment_one_video"]
@@ -60,23 +62,24 @@ def command(
     set_messages(quiet, verbose)
     options = read_options(given(flags), "segment")
     pairs = collect(inputs, target, overwrite)
-    records, masks = flags["records"], flags["masks"]
-    if (records or masks) and (pairs.pictures or len(pairs.videos) != 1):
-        raise ConfigError("--json and --masks are for one video at a time")
-    for path in (records, masks):
-        if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-            raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
-    every = [*pairs.pictures, *pairs.videos]
-    check_trace(
-        trace_path,
-        overwrite,
-        [source for source, _ in every],
-        [*(output for _, output in every), records],
-    )
-    build_engine(options, quiet)
-    encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
-    with tracing(trace_path, quiet):
-        return _segment(pairs, options, encoding, flags["decoder"], records, masks, quiet, verbose)
+    with folder_made(pairs.folder) if pairs.folder is not None else nullcontext():
+        records, masks = flags["records"], flags["masks"]
+        if (records or masks) and (pairs.pictures or len(pairs.videos) != 1):
+            raise ConfigError("--json and --masks are for one video at a time")
+        for path in (records, masks):
+            if path and path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+                raise click.UsageError(f"'{path}' exists; give -y to replace what is in it")
+        every = [*pairs.pictures, *pairs.videos]
+        check_trace(
+            trace_path,
+            overwrite,
+            [source for source, _ in every],
+            [*(output for _, output in every), records],
+        )
+        build_engine(options, quiet)
+        encoding = Encoding(flags["codec"], flags["preset"], flags["crf"])
+        with tracing(trace_path, quiet):
+            return _segment(pairs, options, encoding, flags["decoder"], records, masks, quiet, verbose)
 
 
 def _segment(
