@@ -98,6 +98,16 @@ def write_feeds(folder: Path, feeds: list[dict[str, Any]], defaults: dict[str, A
     return path
 
 
+def recording(folder: Path, model: Path, **segment: Any) -> dict[str, Any]:
+    """Defaults of feeds that are recorded in files of a second each, under out/, which is made; segment: options."""
+    (folder / "out").mkdir()
+    return {
+        "segment": {"model": str(model), **segment},
+        "encoder": {"preset": "ultrafast", "gop_seconds": 0.4},
+        "outputs": [{"kind": "file", "path": f"{folder}/out/{{name}}.mp4", "segment_seconds": 1}],
+    }
+
+
 @contextmanager
 def live(
     folder: Path, feeds: list[dict[str, Any]], *flags: object, defaults: dict[str, Any] | None = None, **variables: str

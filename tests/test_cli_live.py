@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import rtsp
 from commands import runner
-from live_runs import Live, frames_of, graph_file, live, until
+from live_runs import Live, frames_of, graph_file, live, recording, until
 
 from bmf_trt_seg.cli import live as cli_live
 from bmf_trt_seg.no_signal import mark_no_signal
@@ -28,13 +28,7 @@ Entry = dict[str, Any]
 
 @pytest.fixture
 def defaults(bright: Path, tmp_path: Path) -> Entry:
-    """Files of a second each, under out/."""
-    (tmp_path / "out").mkdir()
-    return {
-        "segment": {"model": str(bright)},
-        "encoder": {"preset": "ultrafast", "gop_seconds": 0.4},
-        "outputs": [{"kind": "file", "path": f"{tmp_path}/out/{{name}}.mp4", "segment_seconds": 1}],
-    }
+    return recording(tmp_path, bright)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import clips
 import psutil
 import pytest
 import rtsp
-from live_runs import PROGRAM, Live, frames_of, live, until, write_feeds
+from live_runs import PROGRAM, Live, frames_of, live, recording, until, write_feeds
 from test_cli_live import files, needs_cameras
 from test_live_supervisor import Signals, feed
 from web_runs import live_graph, running
@@ -35,13 +35,8 @@ TOKEN = {"BMF_TRT_SEG_WEB_TOKEN": "s3cret"}
 
 @pytest.fixture
 def defaults(bright: Path, tmp_path: Path) -> Entry:
-    """Files of a second each, under out/; light stripes are painted white."""
-    (tmp_path / "out").mkdir()
-    return {
-        "segment": {"model": str(bright), "alpha": 1.0, "palette": {"box": "#ffffff"}},
-        "encoder": {"preset": "ultrafast", "gop_seconds": 0.4},
-        "outputs": [{"kind": "file", "path": f"{tmp_path}/out/{{name}}.mp4", "segment_seconds": 1}],
-    }
+    """Light stripes are painted white."""
+    return recording(tmp_path, bright, alpha=1.0, palette={"box": "#ffffff"})
 
 
 def hang_up(run: Live) -> None:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import rtsp
 from commands import runner
-from live_runs import Live, frames_of, live, until, write_feeds
+from live_runs import Live, frames_of, live, recording, until, write_feeds
 from test_cli_live import files, needs_cameras, own_graph
 from test_live_supervisor import Signals
 
@@ -43,13 +43,7 @@ DEVICES = "--devices", "cpu:0,cpu:1"
 
 @pytest.fixture
 def defaults(bright: Path, tmp_path: Path) -> Entry:
-    """Files of a second each, under out/."""
-    (tmp_path / "out").mkdir()
-    return {
-        "segment": {"model": str(bright)},
-        "encoder": {"preset": "ultrafast", "gop_seconds": 0.4},
-        "outputs": [{"kind": "file", "path": f"{tmp_path}/out/{{name}}.mp4", "segment_seconds": 1}],
-    }
+    return recording(tmp_path, bright)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from bmf_trt_seg.batch.storage import is_remote
 from bmf_trt_seg.batch.work_folder import clear_dead
 from bmf_trt_seg.errors import ConfigError, StreamError
 
-__all__ = ["Batch", "BatchView"]
+__all__ = ["Batch", "BatchView", "hand_out"]
 
 _WAIT_SECONDS = 0.2
 _DYING_SECONDS = 5.0
@@ -97,17 +97,7 @@ class Batch:
         pool = Pool(self.settings, need, workers)
         try:
             while not schedule.is_over:
-                pool.adjust(schedule.open_tasks)
-                for _ in range(pool.idle()):
-                    task = schedule.next(pool.takes)
-                    if task is None:
-                        break
-                    pool.give(task)
-                for task, answer in pool.wait(_WAIT_SECONDS):
-                    if isinstance(answer, Lost):
-                        schedule.lost(task, answer.reason)
-                    else:
-                        schedule.answered(task, answer)
+                hand_out(schedule, pool, _WAIT_SECONDS)
                 watch(self._view(schedule, pool))
             self._forget_parts([state.film for state in schedule.films.values() if state.record is None])
         finally:
@@ -151,6 +141,21 @@ class Batch:
         end = time.monotonic() + _DYING_SECONDS
         while not clear_dead(Path(self.ledger.work)) and time.monotonic() < end:
             time.sleep(0.05)
+
+
+def hand_out(schedule: Schedule, pool: Pool, wait_seconds: float) -> None:
+    """Give tasks to all workers that take one, and the schedule the answers that come within a time."""
+    pool.adjust(schedule.open_tasks)
+    for _ in range(pool.idle()):
+        task = schedule.next(pool.takes)
+        if task is None:
+            break
+        pool.give(task)
+    for task, answer in pool.wait(wait_seconds):
+        if isinstance(answer, Lost):
+            schedule.lost(task, answer.reason)
+        else:
+            schedule.answered(task, answer)
 
 
 def _resolved(path: str) -> str:

@@ -199,7 +199,7 @@ def _batches(segment: dict[str, Any], batch_size: int) -> dict[str, Any]:
     """How frames of a feed get into batches, if its options do not say.
 
     In common ones on a CPU. TensorRT gets those of each feed by themselves, at once: they stay on the GPU then until
-    they are drawn, while common batches go through host memory, where drawing takes more time than the network.
+    they are drawn, while common batches go through host memory, where the steps around the network take longer than it.
     """
     backend, suffix = segment.get("backend", "auto"), Path(str(segment.get("model"))).suffix.lower()
     on_gpu = backend == "tensorrt" or (backend == "auto" and suffix in BACKENDS["tensorrt"].suffixes)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from bmf_trt_seg.batch.cluster import Machine, Need
+from bmf_trt_seg.batch.driver import hand_out
 from bmf_trt_seg.batch.inputs import Film
 from bmf_trt_seg.batch.ledger import Record
 from bmf_trt_seg.batch.pool import Pool
@@ -98,14 +99,7 @@ def outcome(monkeypatch):
         pool = Pool(None, Need(0, 1), None)
         while not schedule.is_over:
             assert len(ray.tried) <= films * (retries + 1)
-            pool.adjust(schedule.open_tasks)
-            for _ in range(pool.idle()):
-                task = schedule.next(pool.takes)
-                if task is None:
-                    break
-                pool.give(task)
-            for task, answer in pool.wait(0):
-                schedule.answered(task, answer)
+            hand_out(schedule, pool, 0)
         pool.close()
         return schedule
 
